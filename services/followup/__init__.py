@@ -1,0 +1,1 @@
+"""Turns unhappy answers into callback tasks, and tells customers what changed."""

@@ -1,0 +1,1 @@
+"""Pure rules of followup; imports the standard library only."""

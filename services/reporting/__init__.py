@@ -1,0 +1,1 @@
+"""Measures the whole loop from the log, so that every figure can be recomputed."""

@@ -1,0 +1,1 @@
+"""Pure rules of reporting; imports the standard library only."""

@@ -1,0 +1,1 @@
+"""Asks customers, records their answers, and alone says who may be contacted."""

@@ -1,0 +1,1 @@
+"""Pure rules of survey; imports the standard library only."""

@@ -1,0 +1,1 @@
+"""What all three services stand on; imports no service."""

@@ -1,0 +1,1 @@
+"""The channels to people (mail, SMS): the port, its adapters, and the delivery ledger."""

@@ -1,0 +1,168 @@
+"""The only reader of the environment: every setting, from a variable, a `…_FILE`, or the data folder."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from environs import Env, EnvError
+from marshmallow.validate import OneOf, Range
+
+from shared.errors import HearbackError
+
+SERVICES = ("survey", "followup", "reporting")
+DATABASES = (*SERVICES, "log")
+
+# What the launcher notes in the data folder for the processes it starts.
+SECRET_FILE = "secret"
+POSTGRES_FILE = "postgres.json"
+
+
+class BadSettings(HearbackError):
+    """A setting is missing or wrong; the message names it and says what it should be."""
+
+    slug = "bad-settings"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an operator can choose. Made by `load`; tests make their own.
+
+    `public_url` has no trailing slash. `database_urls` has the keys `survey`, `followup`,
+    `reporting`, `log`. `secret` is at least 32 characters.
+    """
+
+    home: Path
+    secret: str = field(repr=False)
+    previous_secret: str | None = field(default=None, repr=False)
+    host: str = "127.0.0.1"
+    port: int = 8080
+    public_url: str = "http://127.0.0.1:8080"
+    survey_url: str = "http://127.0.0.1:8080"
+    log: Literal["embedded"] = "embedded"
+    mail: Literal["mailbox"] = "mailbox"
+    sms: Literal["mailbox"] = "mailbox"
+    mailbox_url: str = "http://127.0.0.1:8080"
+    database_urls: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def key(self, purpose: str) -> bytes:
+        """The key for one purpose ("session", "csrf", "permits", …): 32 bytes from the secret."""
+        return _derive(self.secret, purpose)
+
+    def keys(self, purpose: str) -> list[bytes]:
+        """All keys to accept for a purpose, oldest first: the previous secret's during a rotation, then `key`."""
+        secrets = [self.previous_secret] if self.previous_secret else []
+        return [_derive(secret, purpose) for secret in (*secrets, self.secret)]
+
+
+def _derive(secret: str, purpose: str) -> bytes:
+    return hmac.new(secret.encode(), b"hearback:" + purpose.encode(), hashlib.sha256).digest()
+
+
+def home_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """The data folder, absolute: `HEARBACK_HOME`, else `var` in the folder we are in."""
+    environ = os.environ if environ is None else environ
+    return Path(environ.get("HEARBACK_HOME") or "var").expanduser().resolve()
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """Reads all settings.
+
+    Raises `BadSettings` naming the variable that is wrong, or that is missing while the data folder
+    does not know it either (`hearback up` fills the folder at its first start).
+    """
+    environ = os.environ if environ is None else environ
+    env = Env(eager=True)
+    home = home_folder(environ)
+    values = _with_files(environ)
+    try:
+        with _only(values):
+            port = env.int("HEARBACK_PORT", 8080, validate=Range(1, 65535))
+            host = env.str("HEARBACK_HOST", "127.0.0.1")
+            here = f"http://127.0.0.1:{port}"
+            secret = env.str("HEARBACK_SECRET", "") or _read(home / SECRET_FILE)
+            if not secret:
+                raise BadSettings(
+                    f"HEARBACK_SECRET is not set and {home / SECRET_FILE} is not there yet: run `hearback up` once."
+                )
+            if len(secret) < 32:
+                raise BadSettings("HEARBACK_SECRET is too short: give it at least 32 characters.")
+            embedded = _embedded_urls(home)
+            urls = {
+                name: env.str(f"HEARBACK_{name.upper()}_DATABASE_URL", "") or embedded.get(name, "")
+                for name in DATABASES
+            }
+            missing = [name for name, url in urls.items() if not url]
+            if missing:
+                raise BadSettings(
+                    f"HEARBACK_{missing[0].upper()}_DATABASE_URL is not set and there is no embedded database "
+                    f"in {home} yet: run `hearback up` once, or set it."
+                )
+            env.str("HEARBACK_LOG", "embedded", validate=OneOf(["embedded"]))
+            env.str("HEARBACK_MAIL", "mailbox", validate=OneOf(["mailbox"]))
+            env.str("HEARBACK_SMS", "mailbox", validate=OneOf(["mailbox"]))
+            return Settings(
+                home=home,
+                secret=secret,
+                previous_secret=env.str("HEARBACK_PREVIOUS_SECRET", "") or None,
+                host=host,
+                port=port,
+                public_url=(env.str("HEARBACK_PUBLIC_URL", "") or here).rstrip("/"),
+                survey_url=(env.str("HEARBACK_SURVEY_URL", "") or here).rstrip("/"),
+                mailbox_url=(env.str("HEARBACK_MAILBOX_URL", "") or here).rstrip("/"),
+                database_urls=urls,
+            )
+    except EnvError as error:
+        raise BadSettings(f"A setting is wrong. {error}") from error
+
+
+class _only:
+    """Lets environs, which reads `os.environ`, see exactly the given variables for a moment."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self.values = values
+
+    def __enter__(self) -> None:
+        self.before = dict(os.environ)
+        os.environ.clear()
+        os.environ.update(self.values)
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.clear()
+        os.environ.update(self.before)
+
+
+def _with_files(environ: Mapping[str, str]) -> dict[str, str]:
+    values = dict(environ)
+    for name, path in environ.items():
+        if name.startswith("HEARBACK_") and name.endswith("_FILE") and path:
+            text = _read(Path(path))
+            if not text:
+                raise BadSettings(f"{name} names {path}, which is empty or cannot be read.")
+            values.setdefault(name.removesuffix("_FILE"), text)
+    return values
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _embedded_urls(home: Path) -> dict[str, str]:
+    text = _read(home / POSTGRES_FILE)
+    if not text:
+        return {}
+    known = json.loads(text)
+    return {
+        name: f"postgresql://{name}:{quote(known['passwords'][name])}@127.0.0.1:{known['port']}/{name}"
+        for name in DATABASES
+    }
