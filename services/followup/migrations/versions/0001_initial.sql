@@ -98,9 +98,16 @@ CREATE INDEX inbound_message_customer ON inbound_message (customer_id, at);
 CREATE TABLE theme (
     id uuid PRIMARY KEY,
     name text NOT NULL,
-    name_key text NOT NULL UNIQUE,
+    name_key text NOT NULL UNIQUE,              -- case-folded, spaces collapsed
     retired_at timestamptz
 );
+-- Root causes to begin with; each company renames, retires and adds its own.
+INSERT INTO theme (id, name, name_key)
+SELECT gen_random_uuid(), name, lower(name) FROM unnest(ARRAY[
+    'Billing', 'Delivery late', 'Delivery wrong or incomplete', 'Hard to reach us', 'Hard to use',
+    'Missing feature', 'Price', 'Product quality', 'Promise not kept', 'Repair or support took too long',
+    'Unclear information', 'Unfriendly or unhelpful contact', 'Other'
+]) AS name;
 
 CREATE TABLE task (
     id uuid PRIMARY KEY,
@@ -168,7 +175,8 @@ CREATE TABLE change (
     created_at timestamptz NOT NULL,
     created_by uuid REFERENCES staff,
     published_at timestamptz,
-    published_by uuid REFERENCES staff,
+    published_by uuid REFERENCES staff,         -- null: an API key or Hearback's own command line
+    published_by_name text,
     withdrawn_at timestamptz,
     audience_count integer
 );
@@ -186,6 +194,12 @@ CREATE TABLE response_theme (
     PRIMARY KEY (response_id, theme_id)
 );
 
+CREATE INDEX change_listed ON change (created_at, id);
+CREATE INDEX response_theme_theme ON response_theme (theme_id);
+CREATE INDEX task_theme ON task (theme_id) WHERE state = 'resolved';
+-- Recent answers with words, to be searched for those that a change concerns.
+CREATE INDEX response_worded ON response (answered_at, id) WHERE comment <> '';
+
 CREATE TABLE notice (
     id uuid PRIMARY KEY,
     version bigint NOT NULL,
@@ -194,9 +208,9 @@ CREATE TABLE notice (
     response_id uuid NOT NULL,
     quote text,
     state text NOT NULL,                        -- 'queued' | 'sent' | 'failed' | 'skipped' | 'uncertain'
-    skip_reason text,
+    skip_reason text,                           -- also why it failed
     channel text,
-    delivery_id uuid,
+    delivery_id uuid,                           -- the newest; a person's "send again" makes another
     created_at timestamptz NOT NULL,
     sent_at timestamptz,
     delivered_at timestamptz,
@@ -205,4 +219,5 @@ CREATE TABLE notice (
     UNIQUE (change_id, customer_id)
 );
 CREATE INDEX notice_customer ON notice (customer_id);
+CREATE INDEX notice_change ON notice (change_id, id);
 CREATE INDEX notice_queued ON notice (created_at) WHERE state = 'queued';

@@ -1,0 +1,31 @@
+"""What can be said about a task: its outcomes, channels, and how urgent it is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+OUTCOMES = {
+    "solved": "Solved",
+    "explained": "Explained; nothing to solve",
+    "promised": "Promised; we will fix it",
+    "not_reached": "Not reached",
+    "lost": "The customer leaves",
+    "no_contact": "Not called, as they asked",
+}
+CHANNELS = {"phone": "Phone", "email": "E-mail", "sms": "SMS", "visit": "Visit"}
+
+LONGEST_NOTE = 4000
+
+
+def stage(state: str, call_by: datetime | None, reached: bool, now: datetime) -> str:
+    """Where a task stands: closed, overdue, waiting (somebody must call) or talking (reached, not resolved)."""
+    if state != "open":
+        return "closed"
+    if call_by is None:
+        return "talking" if reached else "waiting"
+    return "overdue" if call_by < now else "waiting"
+
+
+def in_time(due_at: datetime, first_contact_at: datetime | None) -> bool:
+    """Whether the promise was kept: the first attempt, reached or not, came by the due time."""
+    return first_contact_at is not None and first_contact_at <= due_at
