@@ -1,0 +1,16 @@
+"""The first tables of survey: the shared ones, then its own."""
+
+from shared.migrate import execute_sql
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    execute_sql("survey")
+
+
+def downgrade() -> None:
+    raise NotImplementedError("the first version has none before it; restore a backup instead")
