@@ -10,8 +10,11 @@ ALTER TABLE staff
     ADD COLUMN created_at timestamptz NOT NULL DEFAULT now(),
     ADD COLUMN last_login_at timestamptz;
 
+ALTER TABLE apikey ADD COLUMN created_at timestamptz NOT NULL DEFAULT now();
+
+-- Guesses at passwords: a row is written before the password is looked at, and removed when it was right.
 CREATE TABLE login_failure (
-    who bytea NOT NULL,                         -- hash of the e-mail, or of the address it came from
+    who bytea NOT NULL,                         -- hash of the login, of the address it came from, or of both
     at timestamptz NOT NULL
 );
 CREATE INDEX login_failure_who ON login_failure (who, at);
@@ -76,17 +79,21 @@ CREATE TABLE response_version (
     at timestamptz NOT NULL,
     PRIMARY KEY (response_id, version)
 );
--- A click on 0–6 that nobody confirmed: "perhaps unhappy, not confirmed".
+-- "Perhaps unhappy, not confirmed": a click on 0–6 that nobody confirmed, or an answer that contradicts itself.
 CREATE TABLE unconfirmed (
     invitation_id uuid PRIMARY KEY,
+    kind text NOT NULL DEFAULT 'unconfirmed',   -- 'unconfirmed' | 'quarantined'
     customer_id uuid NOT NULL,
     account_id uuid,
     manager_email text,
+    program_name text NOT NULL,
+    touchpoint text NOT NULL,
     score smallint NOT NULL,
     at timestamptz NOT NULL,
     dismissed_at timestamptz,
     dismissed_by uuid
 );
+CREATE INDEX unconfirmed_shown ON unconfirmed (at) WHERE dismissed_at IS NULL;
 CREATE TABLE inbound_message (
     id uuid PRIMARY KEY,
     customer_id uuid NOT NULL,
@@ -117,38 +124,48 @@ CREATE TABLE task (
     state text NOT NULL,                        -- 'open' | 'resolved' | 'withdrawn'
     owner_id uuid REFERENCES staff,
     opened_at timestamptz NOT NULL,
-    due_at timestamptz NOT NULL,
+    due_at timestamptz NOT NULL,                -- the promise: first contact by then
+    call_by timestamptz,                        -- by when somebody must call (again); null: no call is due
+    remind_at timestamptz,                      -- when to remind the owner of it; null: done, or not needed
     first_contact_at timestamptz,               -- first attempt, reached or not
     contacted_at timestamptz,                   -- first attempt that reached the customer
     dont_call boolean NOT NULL DEFAULT false,
     call_please boolean NOT NULL DEFAULT false,
     lowest_score smallint NOT NULL,
-    reminded_at timestamptz,
     escalated_at timestamptz,
     theme_id uuid REFERENCES theme,
     outcome text,
     outcome_note text,
     resolved_at timestamptz,
     resolved_by uuid REFERENCES staff,
-    withdrawn_reason text
+    withdrawn_reason text,
+    reopened boolean NOT NULL DEFAULT false,
+    on_it_id uuid REFERENCES staff,             -- who said "I am calling now", and when
+    on_it_at timestamptz
 );
 -- At most one open task per account, or per customer without one.
 CREATE UNIQUE INDEX task_open_account ON task (account_id) WHERE state = 'open' AND account_id IS NOT NULL;
 CREATE UNIQUE INDEX task_open_customer ON task (customer_id) WHERE state = 'open' AND account_id IS NULL;
 CREATE INDEX task_owner ON task (owner_id, due_at) WHERE state = 'open';
-CREATE INDEX task_due ON task (due_at) WHERE state = 'open';
+CREATE INDEX task_call_by ON task (call_by) WHERE state = 'open';
+CREATE INDEX task_remind ON task (remind_at) WHERE state = 'open' AND remind_at IS NOT NULL;
+CREATE INDEX task_customer ON task (customer_id);
+CREATE INDEX task_account ON task (account_id);
+CREATE INDEX task_opened ON task (opened_at, id);
 CREATE INDEX task_resolved ON task (resolved_at, id);
 
 CREATE TABLE task_response (
     task_id uuid NOT NULL REFERENCES task ON DELETE CASCADE,
     response_id uuid NOT NULL,
+    customer_id uuid NOT NULL,
     joined_at timestamptz NOT NULL,
     PRIMARY KEY (task_id, response_id)
 );
 CREATE INDEX task_response_response ON task_response (response_id);
+CREATE INDEX task_response_customer ON task_response (customer_id);
 
--- What happened to a task, for its history: opened, joined, assigned, attempted, noted, escalated,
--- resolved, reopened, withdrawn.
+-- What happened to a task, for its history: opened, joined, revised, assigned, attempted, noted, reminded,
+-- escalated, resolved, reopened, withdrawn.
 CREATE TABLE task_entry (
     id uuid PRIMARY KEY,
     task_id uuid NOT NULL REFERENCES task ON DELETE CASCADE,
@@ -159,8 +176,10 @@ CREATE TABLE task_entry (
     channel text,                               -- of an attempt: 'phone' | 'email' | 'sms' | 'visit'
     reached boolean,                            -- of an attempt
     text text,
+    customer_id uuid,                           -- whom it is about: their erasure empties `text`
     data jsonb NOT NULL DEFAULT '{}'
 );
+CREATE INDEX task_entry_customer ON task_entry (customer_id) WHERE customer_id IS NOT NULL;
 CREATE INDEX task_entry_task ON task_entry (task_id, at);
 
 CREATE TABLE change (
@@ -216,6 +235,7 @@ CREATE TABLE notice (
     delivered_at timestamptz,
     helped boolean,
     helped_at timestamptz,
+    reported_at timestamptz,                    -- of its last event
     UNIQUE (change_id, customer_id)
 );
 CREATE INDEX notice_customer ON notice (customer_id);
