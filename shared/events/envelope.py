@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 
@@ -16,7 +16,8 @@ class Event:
     `key` orders: events of one topic and key arrive in the order they were appended. `version` is the
     aggregate's, counted up under its row's lock; a consumer ignores a lower or equal one. `data` is
     None for an erasure (a null value with these headers). `replay` marks current state that an owner
-    published again: it fills replicas, opens no task and sends nothing.
+    published again: it fills replicas, opens no task and sends nothing. `day` is the real date of the
+    append; it is the same in every duplicate of one appended event, and says where the inbox has it.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Event:
     data: Mapping[str, Any] | None
     replay: bool = False
     trace: str = field(default="", compare=False)
+    day: date | None = field(default=None, compare=False)
 
     def headers(self) -> dict[str, str]:
         """The headers of its record on the log, all text."""
@@ -39,6 +41,8 @@ class Event:
         }
         if self.replay:
             headers["replay"] = "1"
+        if self.day:
+            headers["day"] = self.day.isoformat()
         if self.trace:
             headers["traceparent"] = self.trace
         return headers
@@ -60,6 +64,7 @@ class Event:
             data=None if value is None else json.loads(value),
             replay=headers.get("replay") == "1",
             trace=headers.get("traceparent", ""),
+            day=date.fromisoformat(headers["day"]) if "day" in headers else None,
         )
 
 

@@ -1,1 +1,143 @@
-"""The log port and its adapters."""
+"""The log's port: topics of records, appended by relays, read by groups of consumers; and which adapter is in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from shared.clock import Clock, SystemClock
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is appended; records of one topic and key stay in their order. A null value is a tombstone."""
+
+    topic: str
+    key: str
+    value: bytes | None
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Record):
+    """A record as it stands on the log."""
+
+    partition: int
+    offset: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One pass of a relay: its shard's name, and a number that only rises. The log may refuse an earlier pass."""
+
+    producer: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """How much a topic holds."""
+
+    name: str
+    partitions: int
+    compacted: bool
+    records: int
+    appended: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a consumer is behind on one topic: unread records, and the age in seconds of the oldest."""
+
+    consumer: str
+    topic: str
+    unread: int
+    seconds: float
+
+
+class Sink(Protocol):
+    """Where a relay sends."""
+
+    def send(self, records: Sequence[Record], who: Pass) -> list[bool]:
+        """Appends in order; returns once it is durable, and says of each record whether it is.
+
+        Invariant: within a partition, what is confirmed is a beginning of what was given. Raises
+        `Fenced` when a later pass of the same producer has sent, and transient errors when the log is gone.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """One consumer's share of its group's partitions; for one thread."""
+
+    def poll(self, limit: int) -> list[Entry]:
+        """The next records, at most `limit`, in order within a partition; empty when there is nothing to do.
+
+        They stay with this source until `commit` or `release`.
+        """
+        ...
+
+    def commit(self) -> None:
+        """Advances the group beyond what `poll` gave. Raises when they are not this source's any more."""
+        ...
+
+    def release(self) -> None:
+        """Gives back what `poll` gave, unread."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Log(Protocol):
+    """A log. Constructing one opens nothing; every method may raise a transient error."""
+
+    def ensure_topics(self) -> None:
+        """Makes every topic of the catalog that is not there. Partition counts never change afterwards."""
+        ...
+
+    def ping(self) -> None:
+        """Returns when the log answers; raises when it does not."""
+        ...
+
+    def sink(self) -> Sink: ...
+
+    def source(self, group: str, topics: Sequence[str]) -> Source:
+        """Joins `group`; a new group starts at the earliest record."""
+        ...
+
+    def topics(self) -> list[TopicState]: ...
+
+    def lag(self, group: str | None = None) -> list[Lag]:
+        """How far each consumer (or `group`) is behind, topic by topic; cheap enough for every health check."""
+        ...
+
+    def tail(self, topic: str, last: int, *, follow: bool = False) -> Iterator[Entry]:
+        """The last `last` records of a topic, oldest first; with `follow` then each new one, without end."""
+        ...
+
+    def maintain(self, now: datetime) -> int:
+        """Drops what is past its retention and compacts; returns how many records went. Several may run it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Fenced(Exception):
+    """Another relay has taken over this shard; nothing was appended."""
+
+
+class UnknownTopic(LookupError):
+    """A topic that nobody made."""
+
+
+def open_log(settings: Settings, clock: Clock | None = None) -> Log:
+    """The log that the settings name."""
+    from shared.log.embedded import EmbeddedLog
+
+    return EmbeddedLog(settings.database_urls["log"], clock or SystemClock())
