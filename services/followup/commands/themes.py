@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from services.followup.domain.change import THEME_LENGTH
 from shared.db import Row, Tx
 from shared.errors import Conflict, Invalid, NotFound
 from shared.ids import is_id
-
-from services.followup.domain.change import THEME_LENGTH
 
 
 def add(tx: Tx, name: str) -> Row:
@@ -22,7 +21,9 @@ def add(tx: Tx, name: str) -> Row:
         (tx.ids.new(), name, key),
     )
     if row is None:
-        raise Conflict(f"There is a theme called “{name}” already.", fields={"name": "This theme is there already."})
+        raise Conflict(
+            f"There is a theme called “{name}” already.", fields={"name": "This theme is there already."}
+        )
     return row
 
 
@@ -31,7 +32,8 @@ def rename(tx: Tx, theme_id: str, name: str) -> Row:
     name, key = _checked(name)
     if tx.one("SELECT 1 FROM theme WHERE name_key = %s AND id <> %s", (key, _id(theme_id))):
         raise Conflict(
-            f"Another theme is called “{name}” already.", fields={"name": "Another theme has this name already."}
+            f"Another theme is called “{name}” already.",
+            fields={"name": "Another theme has this name already."},
         )
     row = tx.one(
         "UPDATE theme SET name = %s, name_key = %s WHERE id = %s RETURNING id, name, retired_at",
@@ -73,7 +75,8 @@ def tie(tx: Tx, theme_id: str, response_ids: list[str], by: str | None) -> int:
 def untie(tx: Tx, theme_id: str, response_id: str) -> None:
     """Undoes `tie`; one that is not there is no error."""
     tx.execute(
-        "DELETE FROM response_theme WHERE theme_id = %s AND response_id = %s", (_id(theme_id), _id(response_id))
+        "DELETE FROM response_theme WHERE theme_id = %s AND response_id = %s",
+        (_id(theme_id), _id(response_id)),
     )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from services.followup.queries import themes
 from shared.db import Row, Tx
 from shared.errors import NotFound
 from shared.ids import is_id
-
-from services.followup.queries import themes
 
 STATES = ("draft", "published", "withdrawn")
 
@@ -18,7 +17,8 @@ _COUNTS = """
     SELECT change_id, count(*) AS notices,
            count(*) FILTER (WHERE state = 'queued') AS queued,
            count(*) FILTER (WHERE state = 'sent') AS sent,
-           count(*) FILTER (WHERE state = 'sent' AND (delivered_at IS NOT NULL OR helped IS NOT NULL)) AS delivered,
+           count(*) FILTER (
+               WHERE state = 'sent' AND (delivered_at IS NOT NULL OR helped IS NOT NULL)) AS delivered,
            count(*) FILTER (WHERE state = 'skipped') AS skipped,
            count(*) FILTER (WHERE state = 'failed') AS failed,
            count(*) FILTER (WHERE state = 'uncertain') AS uncertain,
@@ -27,6 +27,7 @@ _COUNTS = """
     FROM notice
 """
 COUNTS = ("notices", "queued", "sent", "delivered", "skipped", "failed", "uncertain", "helped", "not_helped")
+_COUNTED = ", ".join(f"coalesce(n.{name}, 0) AS {name}" for name in COUNTS)
 NOTICE_STATES = ("queued", "sent", "delivered", "helped", "not_helped", "skipped", "failed", "uncertain")
 
 _NOTICE_FILTERS = {
@@ -48,9 +49,10 @@ def listing(
 
     `after` is (`created_at`, `id`) of the last one seen.
     """
+    at, change_id = after or (None, None)
     rows = tx.all(
         f"""
-        SELECT c.*, s.name AS created_by_name, {", ".join(f"coalesce(n.{name}, 0) AS {name}" for name in COUNTS)}
+        SELECT c.*, s.name AS created_by_name, {_COUNTED}
         FROM (
             SELECT * FROM change
             WHERE (%(state)s::text IS NULL OR state = %(state)s)
@@ -61,7 +63,7 @@ def listing(
         LEFT JOIN staff s ON s.id = c.created_by
         ORDER BY c.created_at DESC, c.id DESC
         """,  # noqa: S608
-        {"state": state, "limit": limit, "at": after[0] if after else None, "id": after[1] if after else None},
+        {"state": state, "limit": limit, "at": at, "id": change_id},
     )
     for row in rows:
         row["themes"] = themes.of_change(tx, row["id"])
@@ -74,7 +76,7 @@ def one(tx: Tx, change_id: str) -> Row:
     if is_id(change_id):
         row = tx.one(
             f"""
-            SELECT c.*, s.name AS created_by_name, {", ".join(f"coalesce(n.{name}, 0) AS {name}" for name in COUNTS)}
+            SELECT c.*, s.name AS created_by_name, {_COUNTED}
             FROM change c LEFT JOIN LATERAL ({_COUNTS} WHERE change_id = c.id GROUP BY change_id) n ON true
             LEFT JOIN staff s ON s.id = c.created_by WHERE c.id = %s
             """,  # noqa: S608
@@ -147,7 +149,8 @@ def search_answers(tx: Tx, change_id: str, words: str, *, limit: int = 50) -> li
         SELECT r.id, r.score, r.band, r.comment, r.answered_at, r.touchpoint, c.name, a.name AS account,
                CASE WHEN EXISTS (SELECT 1 FROM task_response tr JOIN task t ON t.id = tr.task_id
                                   JOIN change_theme ct ON ct.theme_id = t.theme_id
-                                  WHERE tr.response_id = r.id AND t.state = 'resolved' AND ct.change_id = %(change)s)
+                                  WHERE tr.response_id = r.id AND t.state = 'resolved'
+                                    AND ct.change_id = %(change)s)
                     THEN 'task'
                     WHEN EXISTS (SELECT 1 FROM response_theme rt JOIN change_theme ct USING (theme_id)
                                   WHERE rt.response_id = r.id AND ct.change_id = %(change)s)

@@ -1,0 +1,298 @@
+"""A notice's life: queued, sent or skipped, delivered, answered; each step an event under the customer's lock."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from psycopg2.extras import Json
+
+from services.followup.domain.by import By
+from shared.db import Database, Row, Tx
+from shared.errors import Conflict, NotFound
+from shared.events import outbox
+from shared.events.envelope import Event
+from shared.ids import is_id
+
+BATCH = 1000
+
+
+def queue(tx: Tx, made: list[Row], data: dict[str, Any] | None = None) -> None:
+    """Queues a delivery for each notice ({id, delivery_id, customer_id}).
+
+    Channel and address are the permit's to say; the e-mail written here is only a wish.
+    """
+    tx.values(
+        "INSERT INTO delivery (id, kind, ref_id, customer_id, channel, created_at, not_before, data)"
+        " VALUES %s",
+        [
+            (row["delivery_id"], row["id"], row["customer_id"], tx.now, tx.now, Json(data or {}))
+            for row in made
+        ],
+        template="(%s, 'notice', %s, %s, 'email', %s, %s, %s)",
+    )
+
+
+def sent(tx: Tx, notice_id: str, delivery_id: str, channel: str, at: datetime) -> None:
+    """A provider has the notice. Twice, or after the provider already said "delivered", is once."""
+    notice = _locked(tx, notice_id)
+    if notice["sent_at"]:
+        return
+    _report(
+        tx,
+        notice,
+        "notice.sent",
+        "state = 'sent', skip_reason = NULL, channel = %(channel)s, delivery_id = %(delivery)s,"
+        " sent_at = %(sent_at)s",
+        {"channel": channel, "delivery": delivery_id, "sent_at": at},
+    )
+
+
+def skip(tx: Tx, notice_id: str, reason: str, *, state: str = "skipped") -> None:
+    """A waiting notice will not go out: `skipped`, or `failed` because nobody would take it."""
+    notice = _locked(tx, notice_id)
+    if notice["state"] not in ("queued", "uncertain"):
+        return
+    _report(
+        tx,
+        notice,
+        "notice.skipped",
+        "state = %(state)s, skip_reason = %(reason)s",
+        {"state": state, "reason": reason},
+    )
+
+
+def uncertain(tx: Tx) -> int:
+    """Notices whose delivery may or may not have reached the provider say so; returns how many."""
+    return tx.execute(
+        "UPDATE notice n SET state = 'uncertain', channel = d.channel FROM delivery d"
+        " WHERE d.id = n.delivery_id AND d.kind = 'notice' AND d.state = 'uncertain' AND n.state = 'queued'"
+    )
+
+
+def send_again(tx: Tx, notice_id: str, by: By) -> Row:
+    """A person decides to send an uncertain notice once more, perhaps a second time; returns it, queued.
+
+    Raises `Conflict` when it is not uncertain (any more).
+    """
+    notice = _locked(tx, notice_id)
+    if notice["state"] != "uncertain":
+        raise Conflict("It is known by now what became of this message. Nothing was sent again.")
+    delivery_id = tx.ids.new()
+    tx.execute("UPDATE notice SET state = 'queued', delivery_id = %s WHERE id = %s", (delivery_id, notice_id))
+    again = {"id": notice_id, "delivery_id": delivery_id, "customer_id": notice["customer_id"]}
+    queue(tx, [again], {"again_by": by.name, "instead_of": notice["delivery_id"]})
+    return {**notice, "state": "queued", "delivery_id": delivery_id}
+
+
+def answer(tx: Tx, notice_id: str, helped: bool) -> Row:
+    """The customer says whether the change helped; the last word counts. Returns the notice.
+
+    Who answers has read it: an uncertain notice was therefore sent. Raises `NotFound` for one that was
+    never sent, or whose customer is erased.
+    """
+    notice = _locked(tx, notice_id)
+    if _is_erased(tx, notice["customer_id"]) or notice["state"] in ("queued", "skipped"):
+        raise NotFound("We do not know this message.")
+    if not notice["sent_at"]:
+        at = tx.value(
+            "SELECT coalesce(claimed_at, created_at) FROM delivery WHERE id = %s", (notice["delivery_id"],)
+        )
+        sent(tx, notice_id, notice["delivery_id"], notice["channel"] or "email", at or tx.now)
+        notice = _locked(tx, notice_id)
+    if notice["helped"] == helped:
+        return notice
+    return _report(
+        tx,
+        notice,
+        "notice.answered",
+        "state = 'sent', helped = %(helped)s, helped_at = %(now)s",
+        {"helped": helped},
+    )
+
+
+def cancel_waiting(tx: Tx, change_id: str, reason: str) -> int:
+    """Skips the notices of a change that nobody has begun to send; returns how many."""
+    cancelled = 0
+    while True:
+        rows = tx.all(
+            "UPDATE delivery SET state = 'refused', reason = %(reason)s, settled_at = %(now)s WHERE id IN ("
+            " SELECT d.id FROM delivery d JOIN notice n ON n.delivery_id = d.id"
+            " WHERE n.change_id = %(change)s AND n.state = 'queued' AND d.state = 'queued'"
+            " ORDER BY d.customer_id LIMIT %(limit)s FOR UPDATE OF d) AND state = 'queued'"
+            " RETURNING ref_id, customer_id",
+            {"reason": reason, "now": tx.now, "change": change_id, "limit": BATCH},
+        )
+        for row in sorted(rows, key=lambda row: str(row["customer_id"])):
+            skip(tx, row["ref_id"], reason)
+        cancelled += len(rows)
+        if len(rows) < BATCH:
+            return cancelled
+
+
+def on_delivery_reported(tx: Tx, event: Event) -> None:
+    """What the provider said of a notice's message; reports of other messages are none of ours."""
+    data = event.data or {}
+    if data.get("kind") != "notice":
+        return
+    found = tx.one("SELECT state FROM delivery WHERE id = %s AND kind = 'notice'", (data["delivery_id"],))
+    if found is None or tx.one("SELECT 1 FROM notice WHERE id = %s", (data["ref_id"],)) is None:
+        return
+    notice = _locked(tx, data["ref_id"])
+    at = datetime.fromisoformat(data["at"])
+    if data["state"] in ("delivered", "complained"):
+        _arrived(tx, notice, data["delivery_id"], data["channel"], at)
+    else:
+        _bounced(tx, notice, data["delivery_id"], data["reason"] or data["state"])
+
+
+def on_customer_erased(tx: Tx, customer_id: str) -> None:
+    """Removes a customer's words from notices and stops what still waits.
+
+    To be called while their responses are still there, in the transaction that removes them. The rows
+    stay, without a word of theirs, so that a change's counts stay what they were.
+    """
+    tx.execute(
+        "DELETE FROM response_theme WHERE response_id IN (SELECT id FROM response WHERE customer_id = %s)",
+        (customer_id,),
+    )
+    tx.execute(
+        "UPDATE delivery SET address = NULL, data = '{}',"
+        " reason = CASE state WHEN 'queued' THEN 'erased' ELSE reason END,"
+        " state = CASE state WHEN 'queued' THEN 'refused' ELSE state END WHERE customer_id = %s",
+        (customer_id,),
+    )
+    tx.execute(
+        "UPDATE notice n SET quote = NULL, state = CASE WHEN waits THEN 'skipped' ELSE n.state END,"
+        " skip_reason = CASE WHEN waits THEN 'erased' ELSE skip_reason END"
+        " FROM (SELECT id, state IN ('queued', 'uncertain') AS waits FROM notice"
+        " WHERE customer_id = %(id)s) was WHERE n.id = was.id",
+        {"id": customer_id},
+    )
+
+
+def republish(db: Database) -> int:
+    """Publishes the present state of every notice that has had an event again, marked as replay; returns
+    how many. Those of erased customers stay silent."""
+    count, after = 0, None
+    while True:
+        with db.transaction() as tx:
+            arguments = {"after": after, "limit": BATCH}
+            # Customers first and sorted, as everybody locks them.
+            tx.all(
+                "SELECT 1 FROM customer WHERE id IN (SELECT customer_id FROM notice WHERE version > 1"
+                " AND (%(after)s::uuid IS NULL OR id > %(after)s::uuid) ORDER BY id LIMIT %(limit)s)"
+                " ORDER BY id FOR NO KEY UPDATE",
+                arguments,
+            )
+            rows = tx.all(
+                "SELECT n.*, e.customer_id IS NOT NULL AS erased FROM notice n"
+                " LEFT JOIN erased e USING (customer_id) WHERE n.version > 1"
+                " AND (%(after)s::uuid IS NULL OR n.id > %(after)s::uuid) ORDER BY n.id LIMIT %(limit)s",
+                arguments,
+            )
+            known = [row for row in rows if not row["erased"]]
+            for row in known:
+                _append(tx, _last_event(row), row, replay=True)
+        if not rows:
+            return count
+        count, after = count + len(known), rows[-1]["id"]
+
+
+def _arrived(tx: Tx, notice: Row, delivery_id: str, channel: str, at: datetime) -> None:
+    tx.execute(
+        "UPDATE delivery SET state = 'delivered', settled_at = %s WHERE id = %s AND state <> 'bounced'",
+        (at, delivery_id),
+    )
+    # A person may have had it sent again while it was on its way: that second message is not needed.
+    tx.execute(
+        "UPDATE delivery SET state = 'refused', reason = 'already_delivered', settled_at = %s"
+        " WHERE ref_id = %s AND kind = 'notice' AND state = 'queued'",
+        (tx.now, notice["id"]),
+    )
+    if notice["state"] == "failed" and notice["delivery_id"] == delivery_id:
+        return  # "bounced" came later and was heard earlier
+    if not notice["sent_at"] and notice["state"] in ("queued", "uncertain"):
+        sent(tx, notice["id"], delivery_id, channel, at)
+    tx.execute(
+        "UPDATE notice SET delivered_at = coalesce(delivered_at, %s) WHERE id = %s AND sent_at IS NOT NULL",
+        (at, notice["id"]),
+    )
+
+
+def _bounced(tx: Tx, notice: Row, delivery_id: str, reason: str) -> None:
+    tx.execute(
+        "UPDATE delivery SET state = 'bounced', reason = %s, settled_at = %s WHERE id = %s",
+        (reason, tx.now, delivery_id),
+    )
+    if notice["delivery_id"] != delivery_id or notice["helped"] is not None:
+        return
+    if notice["sent_at"]:
+        tx.execute(
+            "UPDATE notice SET state = 'failed', skip_reason = 'bounced' WHERE id = %s", (notice["id"],)
+        )
+    else:
+        skip(tx, notice["id"], "bounced", state="failed")
+
+
+def _locked(tx: Tx, notice_id: str) -> Row:
+    """The notice, with its customer's row (the key of its events) and its own locked."""
+    customer = None
+    if is_id(notice_id):
+        customer = tx.value("SELECT customer_id FROM notice WHERE id = %s", (notice_id,))
+    if customer is None:
+        raise NotFound("We do not know this message.")
+    lock = "SELECT 1 FROM customer WHERE id = %s FOR NO KEY UPDATE"
+    if not tx.one(lock, (customer,)) and not _is_erased(tx, customer):
+        tx.execute("INSERT INTO customer (id) VALUES (%s) ON CONFLICT DO NOTHING", (customer,))
+        tx.one(lock, (customer,))
+    notice = tx.one("SELECT * FROM notice WHERE id = %s FOR NO KEY UPDATE", (notice_id,))
+    assert notice is not None  # noqa: S101 - notices are never deleted
+    return notice
+
+
+def _report(tx: Tx, notice: Row, kind: str, changes: str, values: dict[str, Any]) -> Row:
+    row = tx.one(
+        f"UPDATE notice SET version = version + 1, reported_at = %(now)s, {changes}"  # noqa: S608
+        " WHERE id = %(id)s RETURNING *",
+        {**values, "now": tx.now, "id": notice["id"]},
+    )
+    assert row is not None  # noqa: S101 - its row is locked
+    if not _is_erased(tx, row["customer_id"]):
+        _append(tx, kind, row)
+    return row
+
+
+def _last_event(notice: Row) -> str:
+    if notice["helped"] is not None:
+        return "notice.answered"
+    return "notice.sent" if notice["sent_at"] else "notice.skipped"
+
+
+def _append(tx: Tx, kind: str, notice: Row, *, replay: bool = False) -> None:
+    outbox.append(
+        tx,
+        kind,
+        notice["customer_id"],
+        notice["version"],
+        {
+            "notice_id": notice["id"],
+            "change_id": notice["change_id"],
+            "customer_id": notice["customer_id"],
+            "response_id": notice["response_id"],
+            "channel": notice["channel"],
+            "delivery_id": notice["delivery_id"],
+            "quote": notice["quote"],
+            "sent_at": notice["sent_at"],
+            "reason": notice["skip_reason"],
+            "helped": notice["helped"],
+            "helped_at": notice["helped_at"],
+            "at": notice["reported_at"],
+        },
+        replay=replay,
+        occurred_at=notice["reported_at"] if replay else None,
+    )
+
+
+def _is_erased(tx: Tx, customer_id: str) -> bool:
+    return tx.one("SELECT 1 FROM erased WHERE customer_id = %s", (customer_id,)) is not None

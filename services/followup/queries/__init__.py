@@ -1,0 +1,1 @@
+"""What followup can be asked; nothing here writes."""
