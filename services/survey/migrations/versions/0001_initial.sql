@@ -50,11 +50,19 @@ CREATE TABLE customer (
     created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL
 );
-CREATE UNIQUE INDEX customer_external_id ON customer (external_id) WHERE external_id IS NOT NULL;
-CREATE UNIQUE INDEX customer_email ON customer (email_key) WHERE email_key IS NOT NULL;
-CREATE UNIQUE INDEX customer_phone ON customer (phone) WHERE phone IS NOT NULL;
+CREATE UNIQUE INDEX customer_external_id ON customer (external_id);
+CREATE UNIQUE INDEX customer_email ON customer (email_key);
+CREATE UNIQUE INDEX customer_phone ON customer (phone);
 CREATE INDEX customer_account ON customer (account_id);
 CREATE INDEX customer_created ON customer (created_at, id);
+
+-- The words of a text for search by their beginnings; addresses fall apart into their parts.
+CREATE FUNCTION words(text) RETURNS tsvector LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT to_tsvector('simple'::regconfig, translate(coalesce($1, ''), '@._+-/\''"()<>:&,;', '                 '))
+$$;
+CREATE INDEX customer_words ON customer USING gin (words(
+    coalesce(name, '') || ' ' || coalesce(email, '') || ' ' || coalesce(phone, '') || ' ' || coalesce(external_id, '')));
+CREATE INDEX account_words ON account USING gin (words(name));
 
 -- An opt-out belongs to the address, not to the row: it survives deletion and re-import.
 CREATE TABLE opt_out (
@@ -68,12 +76,16 @@ CREATE TABLE opt_out (
 CREATE TABLE import_run (
     id uuid PRIMARY KEY,
     file_name text NOT NULL,
-    state text NOT NULL,                        -- 'waiting' | 'running' | 'done' | 'stopped' | 'failed'
+    state text NOT NULL,                        -- 'uploading' | 'waiting' | 'running' | 'done' | 'stopped' | 'failed'
     by text NOT NULL,
+    region text,                                -- ISO 3166 country of phone numbers without a country code
     started_at timestamptz NOT NULL,
     ended_at timestamptz,
+    claim uuid,                                 -- of the worker that runs it; renewed with each batch
+    claimed_at timestamptz,
     total_bytes bigint,
     done_bytes bigint NOT NULL DEFAULT 0,
+    done_line bigint NOT NULL DEFAULT 0,        -- the last line that is committed: where a crash goes on
     rows integer NOT NULL DEFAULT 0,
     created integer NOT NULL DEFAULT 0,
     updated integer NOT NULL DEFAULT 0,
@@ -92,6 +104,14 @@ CREATE TABLE import_error (
     reason text NOT NULL
 );
 CREATE INDEX import_error_run ON import_error (run_id, line);
+CREATE INDEX import_run_open ON import_run (started_at) WHERE state IN ('uploading', 'waiting', 'running');
+-- The uploaded file until its run has ended: web and worker need not share a disk.
+CREATE TABLE import_chunk (
+    run_id uuid NOT NULL REFERENCES import_run ON DELETE CASCADE,
+    n integer NOT NULL,
+    bytes bytea NOT NULL,
+    PRIMARY KEY (run_id, n)
+);
 
 CREATE TABLE program (
     id uuid PRIMARY KEY,
@@ -116,8 +136,12 @@ CREATE TABLE ask_run (
     state text NOT NULL,                        -- 'running' | 'done' | 'stopped'
     asked integer NOT NULL DEFAULT 0,
     skipped integer NOT NULL DEFAULT 0,
-    total integer NOT NULL DEFAULT 0
+    total integer NOT NULL DEFAULT 0,
+    cursor uuid,                                -- the last customer dealt with; they are taken in order of id
+    ended_at timestamptz
 );
+CREATE INDEX ask_run_running ON ask_run (requested_at) WHERE state = 'running';
+CREATE INDEX ask_run_program ON ask_run (program_id, requested_at);
 
 CREATE TABLE invitation (
     id uuid PRIMARY KEY,
@@ -135,6 +159,7 @@ CREATE TABLE invitation (
 );
 CREATE INDEX invitation_customer ON invitation (customer_id, created_at);
 CREATE INDEX invitation_program ON invitation (program_id, created_at);
+CREATE INDEX invitation_run ON invitation (ask_run_id);
 CREATE INDEX invitation_expiry ON invitation (expires_at) WHERE state = 'sent';
 
 CREATE TABLE skip (
@@ -142,11 +167,14 @@ CREATE TABLE skip (
     program_id uuid NOT NULL REFERENCES program,
     customer_id uuid NOT NULL REFERENCES customer ON DELETE CASCADE,
     ask_run_id uuid REFERENCES ask_run,
+    invitation_id uuid REFERENCES invitation ON DELETE CASCADE,  -- when it had been made and was then refused
+    touchpoint text NOT NULL,
     reason text NOT NULL,                       -- 'opted_out' | 'no_address' | 'recently_asked' | 'bounced' | 'contact_limit'
     at timestamptz NOT NULL
 );
 CREATE INDEX skip_customer ON skip (customer_id, at);
 CREATE INDEX skip_run ON skip (ask_run_id);
+CREATE INDEX skip_program ON skip (program_id, at);
 
 -- Tokens are random and stored hashed. 'answer': answer page and trail of one invitation; several may
 -- lead to one invitation (a notice brings a fresh one). 'preferences': one customer's preference page.
@@ -179,6 +207,7 @@ CREATE TABLE response (
 );
 CREATE INDEX response_customer ON response (customer_id, answered_at);
 CREATE INDEX response_time ON response (answered_at, id);
+CREATE INDEX response_words ON response USING gin (words(comment));
 
 CREATE TABLE response_version (
     response_id uuid NOT NULL REFERENCES response ON DELETE CASCADE,
@@ -201,10 +230,12 @@ CREATE TABLE click (
     score smallint,
     at timestamptz NOT NULL,
     evidence jsonb NOT NULL DEFAULT '{}',       -- {"webdriver": bool, "gesture": "pointerdown", "milliseconds": n}
-    reported boolean NOT NULL DEFAULT false     -- response.unconfirmed was published for it
+    settled boolean NOT NULL DEFAULT false,     -- the clock has looked at it
+    reported boolean NOT NULL DEFAULT false     -- and published response.unconfirmed for it
 );
 CREATE INDEX click_invitation ON click (invitation_id, at);
-CREATE INDEX click_unreported ON click (at) WHERE NOT reported AND kind = 'get' AND score IS NOT NULL;
+CREATE INDEX click_reported ON click (invitation_id) WHERE reported;
+CREATE INDEX click_unreported ON click (at) WHERE NOT settled AND kind = 'get' AND score IS NOT NULL;
 
 CREATE TABLE inbound (
     id uuid PRIMARY KEY,

@@ -1,0 +1,1 @@
+"""What can be done in survey: one transaction per command."""

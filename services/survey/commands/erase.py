@@ -1,0 +1,48 @@
+"""Erases a customer: everything personal goes, the id stays known so that nothing comes back."""
+
+from __future__ import annotations
+
+from services.survey import store
+from services.survey.addresses import Fingerprints
+from shared.db import Tx
+from shared.events import outbox
+
+
+def erase(tx: Tx, customer_id: str, fingerprints: Fingerprints) -> bool:
+    """Removes the customer with all they said and got; returns whether there was one.
+
+    Opt-outs survive as fingerprints of the addresses, deliveries as counts without address or
+    content. A message that waits is not sent; one that is being handed over right now cannot be called
+    back, and its settling finds its row.
+    """
+    customer = store.lock_customer(tx, customer_id)
+    if customer is None:
+        return False
+    store.add_opt_outs(
+        tx,
+        [
+            (channel, fingerprints(channel, customer[name])[-1], customer[f"{channel}_opt_out_at"], "staff")
+            for channel, name in (("email", "email"), ("sms", "phone"))
+            if customer[name] and customer[f"{channel}_opt_out_at"]
+        ],
+    )
+    tx.execute(
+        "UPDATE delivery SET address = NULL, data = '{}',"
+        " state = CASE WHEN state = 'queued' THEN 'refused' ELSE state END,"
+        " reason = CASE WHEN state = 'queued' THEN 'erased' ELSE reason END,"
+        " settled_at = CASE WHEN state = 'queued' THEN %s ELSE settled_at END"
+        " WHERE customer_id = %s",
+        (tx.now, customer_id),
+    )
+    tx.execute(
+        "DELETE FROM task_response WHERE response_id IN (SELECT id FROM response WHERE customer_id = %s)",
+        (customer_id,),
+    )
+    tx.execute("DELETE FROM notice_replica WHERE customer_id = %s", (customer_id,))
+    # Invitations, skips, tokens, answers with their versions, clicks and inbound texts go with the row.
+    tx.execute("DELETE FROM customer WHERE id = %s", (customer_id,))
+    tx.execute(
+        "INSERT INTO erased (customer_id, at) VALUES (%s, %s) ON CONFLICT DO NOTHING", (customer_id, tx.now)
+    )
+    outbox.erase(tx, customer_id, customer["version"] + 1)
+    return True
