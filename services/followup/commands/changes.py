@@ -162,8 +162,8 @@ def _queue_notices(tx: Tx, change: Row, expected: int | None) -> int:
     reachable = audience.size(tx, change).reachable
     if expected is not None and expected != reachable:
         raise Conflict(
-            f"The audience has changed meanwhile: {reachable} customers instead of {expected}. Nothing was sent;"
-            " please look at it once more.",
+            f"The audience has changed meanwhile: {reachable} customers instead of {expected}."
+            " Nothing was sent; please look at it once more.",
             slug="audience-changed",
         )
     told, after = 0, None
@@ -226,7 +226,7 @@ def _locked(tx: Tx, change_id: str) -> Row:
 def _same_version(change: Row, version: int | None) -> None:
     if version is not None and version != change["version"]:
         raise Conflict(
-            "Somebody else has edited this change meanwhile. Nothing was saved or sent; please look at it once more."
+            "Somebody else has edited this change meanwhile. Nothing was saved or sent; please look again."
         )
 
 

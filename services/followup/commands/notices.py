@@ -1,4 +1,4 @@
-"""A notice's life: queued, sent or skipped, delivered, answered; each step an event under the customer's lock."""
+"""A notice's life: queued, sent or skipped, delivered, answered; each an event under the customer's lock."""
 
 from __future__ import annotations
 
