@@ -1,0 +1,128 @@
+"""Whether this process lives, can do its own work, and how much it has done."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import psycopg2
+from flask import Blueprint, Response, jsonify
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from shared.errors import HearbackError
+from shared.web.access import operator_or_key, public
+from shared.web.observe import Observer
+from shared.web.service import Service
+
+_LAG_SECONDS = 5.0
+
+
+def blueprint(here: Service, observer: Observer) -> Blueprint:
+    """`healthz`, `readyz` and `metrics` of one service."""
+    bp = Blueprint("health", __name__, url_prefix=f"/{here.name}")
+    lag = _Remembered(lambda: _log_lag(here))
+    observer.registry.register(_Backlog(here))
+
+    @bp.get("/healthz")
+    @public
+    def healthz() -> Response:
+        """The process answers; nothing else is asked of it."""
+        return jsonify(status="alive", service=here.name)
+
+    @bp.get("/readyz")
+    @public
+    def readyz() -> tuple[Response, int]:
+        """Ready means: the database answers and has our tables. The log's trouble only shows in the body."""
+        body: dict[str, Any] = {"service": here.name, "role": "web"}
+        try:
+            body |= backlog(here)
+            ready = body["schema"] == _head(here.name)
+            body["database"] = "ok" if ready else "its tables are of another version"
+        except (psycopg2.Error, HearbackError):
+            ready = False
+            body["database"] = "does not answer, or has no tables"
+        body["log"] = lag.value()
+        body["status"] = "ready" if ready else "unready"
+        return jsonify(body), 200 if ready else 503
+
+    @bp.get("/metrics")
+    @operator_or_key("metrics:read")
+    def metrics() -> Response:
+        """Counters of this process, for this machine and for keys with the scope metrics:read."""
+        return observer.exposition()
+
+    return bp
+
+
+def backlog(here: Service) -> dict[str, Any]:
+    """What waits in the database: events not yet on the log, events set aside. Raises when it cannot tell."""
+    with here.db.separate() as tx:
+        row = tx.one(
+            "SELECT (SELECT version_num FROM alembic_version) AS schema,"
+            " (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 100001) AS waiting) AS outbox,"
+            " (SELECT count(*) FROM (SELECT 1 FROM parked LIMIT 100001) AS aside) AS parked"
+        )
+    return row or {}
+
+
+def _head(name: str) -> str:
+    return str(import_module("shared.migrate").head(name))
+
+
+def _log_lag(here: Service) -> Any:
+    lag = import_module("shared.log").open_log(here.settings).lag()
+    return {str(group): count for group, count in lag.items()} if isinstance(lag, dict) else lag
+
+
+class _Backlog(Collector):
+    """Gauges read from the database when somebody asks."""
+
+    def __init__(self, here: Service) -> None:
+        self.here = here
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return []
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        try:
+            counts = backlog(self.here)
+        except (psycopg2.Error, HearbackError):
+            return []
+        found = []
+        for name, text in (("outbox", "Events not yet on the log."), ("parked", "Events set aside.")):
+            gauge = GaugeMetricFamily(f"hearback_{name}_events", text, labels=["service"])
+            gauge.add_metric([self.here.name], float(counts.get(name) or 0))
+            found.append(gauge)
+        return found
+
+
+class _Remembered:
+    """A value fetched in the background at most every few seconds, so that a dead neighbour delays nobody."""
+
+    def __init__(self, fetch: Callable[[], Any]) -> None:
+        self.fetch = fetch
+        self.lock = threading.Lock()
+        self.at = float("-inf")
+        self.known: Any = {"status": "not asked yet"}
+
+    def value(self) -> Any:
+        """The value as it was last known; waits a quarter of a second at most."""
+        if time.monotonic() - self.at > _LAG_SECONDS and self.lock.acquire(blocking=False):
+            worker = threading.Thread(target=self._refresh, name="log-lag", daemon=True)
+            worker.start()
+            worker.join(0.25)
+        return self.known
+
+    def _refresh(self) -> None:
+        try:
+            self.known = {"status": "ok", "lag": self.fetch()}
+        except Exception as error:
+            # Whatever is wrong with the log is the log's readiness, not ours: say so and go on.
+            self.known = {"status": "does not answer", "error": type(error).__name__}
+        finally:
+            self.at = time.monotonic()
+            self.lock.release()
