@@ -45,14 +45,25 @@ class EventType:
 
 _TOPICS = (
     Topic("settings", "`company`, or the program's id", "survey", 1, True, "The company and its programs."),
-    Topic("customers", "customer id", "survey", 8, True, "Customers, full state; a null value is the erasure."),
+    Topic(
+        "customers", "customer id", "survey", 8, True, "Customers, full state; a null value is the erasure."
+    ),
     Topic("invitations", "customer id", "survey", 8, False, "Who was asked, and who was not, and why."),
-    Topic("responses", "customer id", "survey", 8, False, "Answers, their revisions, and clicks nobody confirmed."),
+    Topic(
+        "responses",
+        "customer id",
+        "survey",
+        8,
+        False,
+        "Answers, their revisions, and clicks nobody confirmed.",
+    ),
     Topic("deliveries", "customer id", "survey", 8, False, "What became of messages, and inbound texts."),
     Topic("tasks", "task id", "followup", 8, False, "Callback tasks, full state each time."),
     Topic("changes", "change id", "followup", 1, False, "What the company changed because of feedback."),
     Topic("notices", "customer id", "followup", 8, False, "Who was told of a change, and whether it helped."),
-    Topic("staff", "staff id, or the API key's id", "followup", 1, True, "Who may log in, and API keys by hash."),
+    Topic(
+        "staff", "staff id, or the API key's id", "followup", 1, True, "Who may log in, and API keys by hash."
+    ),
 )
 TOPICS: Mapping[str, Topic] = {topic.name: topic for topic in _TOPICS}
 
@@ -84,11 +95,29 @@ def _types() -> list[EventType]:
         of("settings", "program.changed", s.Program, "A program's wording and state."),
         of("customers", "customer.changed", s.Customer, "A customer's full state; null when erased."),
         of("invitations", "invitation.sent", s.InvitationSent, "An invitation was handed over.", invitation),
-        of("invitations", "invitation.skipped", s.InvitationSkipped, "A customer was not asked.", _by("skip_id")),
-        of("invitations", "invitation.expired", s.InvitationExpired, "No answer is accepted any more.", invitation),
+        of(
+            "invitations",
+            "invitation.skipped",
+            s.InvitationSkipped,
+            "A customer was not asked.",
+            _by("skip_id"),
+        ),
+        of(
+            "invitations",
+            "invitation.expired",
+            s.InvitationExpired,
+            "No answer is accepted any more.",
+            invitation,
+        ),
         of("responses", "response.recorded", s.Response, "A customer answered.", response),
         of("responses", "response.revised", s.Response, "A customer changed their answer.", response),
-        of("responses", "response.excluded", s.ResponseExcluded, "An answer was excluded, or that undone.", response),
+        of(
+            "responses",
+            "response.excluded",
+            s.ResponseExcluded,
+            "An answer was excluded, or that undone.",
+            response,
+        ),
         of(
             "responses",
             "response.unconfirmed",
@@ -96,10 +125,28 @@ def _types() -> list[EventType]:
             "A score was clicked in a message and never confirmed.",
             _by("invitation_id", "unconfirmed:"),
         ),
-        of("deliveries", "delivery.reported", s.DeliveryReported, "What became of a message.", _by("delivery_id")),
-        of("deliveries", "message.received", s.MessageReceived, "A text that answers nothing.", _by("message_id")),
+        of(
+            "deliveries",
+            "delivery.reported",
+            s.DeliveryReported,
+            "What became of a message.",
+            _by("delivery_id"),
+        ),
+        of(
+            "deliveries",
+            "message.received",
+            s.MessageReceived,
+            "A text that answers nothing.",
+            _by("message_id"),
+        ),
         *(of("tasks", f"task.{name}", s.Task, summary) for name, summary in task),
-        of("changes", "change.published", s.Change, "A change is told to those whose words led to it.", change),
+        of(
+            "changes",
+            "change.published",
+            s.Change,
+            "A change is told to those whose words led to it.",
+            change,
+        ),
         of("changes", "change.withdrawn", s.Change, "A change is told to nobody any more.", change),
         of("notices", "notice.sent", s.NoticeSent, "A customer was told of a change.", notice),
         of("notices", "notice.skipped", s.NoticeSkipped, "A customer was not told of a change.", notice),

@@ -130,12 +130,14 @@ class Consumer:
             if item.event.id in fresh:
                 fresh.discard(item.event.id)
                 new.append(item)
-        waiting = parking.lock(tx, self.group, {(item.event.topic, parking.clean(item.event.key)) for item in new})
+        waiting = parking.lock(
+            tx, self.group, {(item.event.topic, parking.clean(item.event.key)) for item in new}
+        )
         todo: list[Event] = []
         behind: list[Entry] = []
         for item in new:
             event = item.event
-            if event.data is None:
+            if event.data is None and event.topic == "customers":
                 # An erasure passes whatever its customer's key waits with, and takes it away.
                 parking.forget(tx, event.key)
                 waiting = {(topic, key) for topic, key in waiting if key != event.key}

@@ -95,7 +95,9 @@ class Account(Schema):
     name = text()
     tier = text_or_none()
     annual_value = fields.String(
-        required=True, allow_none=True, validate=validate.Regexp(r"^-?\d+(\.\d+)?$", error="not a decimal as text")
+        required=True,
+        allow_none=True,
+        validate=validate.Regexp(r"^-?\d+(\.\d+)?$", error="not a decimal as text"),
     )
     manager_email = text_or_none()
 

@@ -44,7 +44,9 @@ def maintain(db: Database, today: date | None = None) -> None:
         today = today or tx.value("SELECT current_date")
         there = {
             row["name"]
-            for row in tx.all("SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'inbox'::regclass")
+            for row in tx.all(
+                "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'inbox'::regclass"
+            )
         }
         wanted = [today + timedelta(days=n) for n in range(-1, AHEAD.days + 1)]
         for day in wanted:
@@ -72,5 +74,6 @@ def _make(tx: Tx, day: date) -> None:
         (day,),
     )
     tx.execute(
-        f"ALTER TABLE inbox ATTACH PARTITION {name} FOR VALUES FROM (%s) TO (%s)", (day, day + timedelta(days=1))
+        f"ALTER TABLE inbox ATTACH PARTITION {name} FOR VALUES FROM (%s) TO (%s)",
+        (day, day + timedelta(days=1)),
     )

@@ -116,7 +116,9 @@ def _row(tx: Tx, new: New) -> tuple[Any, ...]:
         catalog.check(kind, data)
         value = encode(data)
         if len(value) > catalog.MAX_BYTES:
-            raise BadEvent(f"{new.type} has {len(value):,} bytes; an event has at most {catalog.MAX_BYTES:,}.")
+            raise BadEvent(
+                f"{new.type} has {len(value):,} bytes; an event has at most {catalog.MAX_BYTES:,}."
+            )
         text = value.decode()
     return (
         shard_of(new.key),

@@ -114,7 +114,9 @@ def replay(db: Database, consumer: str, topic: str, key: str, apply: Apply) -> R
         except Exception as error:
             if is_transient(error) or event_row is None:
                 raise
-            return Replayed(applied, _failed(db, consumer, topic, key, event_row["id"], error), reason_of(error))
+            return Replayed(
+                applied, _failed(db, consumer, topic, key, event_row["id"], error), reason_of(error)
+            )
 
 
 def discard(db: Database, consumer: str, topic: str, key: str) -> int:
@@ -210,7 +212,9 @@ def decode(topic: str, key: str, value: bytes | None, headers: Mapping[str, str]
 
 
 def _free(tx: Tx, consumer: str, topic: str, key: str) -> None:
-    tx.execute("DELETE FROM parked_key WHERE consumer = %s AND topic = %s AND key = %s", (consumer, topic, key))
+    tx.execute(
+        "DELETE FROM parked_key WHERE consumer = %s AND topic = %s AND key = %s", (consumer, topic, key)
+    )
 
 
 def _failed(db: Database, consumer: str, topic: str, key: str, row: int, error: BaseException) -> int:
@@ -220,7 +224,8 @@ def _failed(db: Database, consumer: str, topic: str, key: str, row: int, error: 
         )
         return int(
             tx.value(
-                "SELECT count(*) FROM parked WHERE consumer = %s AND topic = %s AND key = %s", (consumer, topic, key)
+                "SELECT count(*) FROM parked WHERE consumer = %s AND topic = %s AND key = %s",
+                (consumer, topic, key),
             )
         )
 

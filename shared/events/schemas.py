@@ -263,7 +263,9 @@ class ApiKey(Schema):
 
     id = f.id_()
     name = f.text()
-    hash = fields.String(required=True, validate=validate.Regexp(r"^[0-9a-f]{64}$", error="not a SHA-256 in hex"))
+    hash = fields.String(
+        required=True, validate=validate.Regexp(r"^[0-9a-f]{64}$", error="not a SHA-256 in hex")
+    )
     scopes = f.texts()
     disabled = f.flag()
     created_by = f.id_or_none()

@@ -129,7 +129,11 @@ class Log(Protocol):
 
 
 class Fenced(Exception):
-    """Another relay has taken over this shard; nothing was appended."""
+    """A later pass of this shard, `epoch`, has sent already; nothing was appended."""
+
+    def __init__(self, message: str, epoch: int) -> None:
+        super().__init__(message)
+        self.epoch = epoch
 
 
 class UnknownTopic(LookupError):
@@ -138,6 +142,6 @@ class UnknownTopic(LookupError):
 
 def open_log(settings: Settings, clock: Clock | None = None) -> Log:
     """The log that the settings name."""
-    from shared.log.embedded import EmbeddedLog
+    from shared.log.postgres import EmbeddedLog
 
     return EmbeddedLog(settings.database_urls["log"], clock or SystemClock())

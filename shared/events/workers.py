@@ -1,0 +1,148 @@
+"""The relay's and the consumer's loops, as every service's `roles.py` uses them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from shared import roles
+from shared.db import Database, is_transient
+from shared.events import inbox
+from shared.events.consumer import Apply, Consumer, MassParking
+from shared.events.relay import Relay
+from shared.log import Log, open_log
+from shared.roles import RoleContext
+
+_PAUSE = 0.05
+_PING_SECONDS = 2.0
+_MAINTAIN_SECONDS = 3600.0
+_BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+_log = structlog.get_logger("hearback.events")
+
+
+def relay_loop(ctx: RoleContext) -> roles.Loop:
+    """A loop that moves the service's outbox to the log."""
+
+    def loop(stop: threading.Event) -> None:
+        log = open_log(ctx.settings, ctx.clock)
+        try:
+            log.ensure_topics()
+            relay = Relay(ctx.service, ctx.db, log.sink())
+            _work(ctx, stop, log, relay.run_once)
+        finally:
+            log.close()
+
+    loop.__name__ = "relay"
+    return loop
+
+
+class ConsumerLoop:
+    """A loop that applies the events of `topics` for `group`; the command line replays with its `apply`."""
+
+    def __init__(self, ctx: RoleContext, group: str, topics: Sequence[str], apply: Apply) -> None:
+        self.ctx = ctx
+        self.group = group
+        self.topics = tuple(topics)
+        self.apply = apply
+        self._started = False
+
+    def __call__(self, stop: threading.Event) -> None:
+        if not self._started:
+            # A new process is somebody's word to try again: it was restarted, or mended and deployed.
+            self._started = True
+            clear_stop(self.ctx.db, self.group)
+        log = open_log(self.ctx.settings, self.ctx.clock)
+        try:
+            log.ensure_topics()
+            source = log.source(self.group, self.topics)
+            try:
+                consumer = Consumer(self.group, self.ctx.db, source, self.apply)
+                _work(self.ctx, stop, log, lambda: self._step(consumer, stop))
+            finally:
+                source.close()
+        finally:
+            log.close()
+
+    def _step(self, consumer: Consumer, stop: threading.Event) -> bool:
+        try:
+            return consumer.run_once()
+        except MassParking as error:
+            _log.critical("consumer stopped", consumer=self.group, reason=error.message)
+            self._stand_still(error.message, stop)
+            return True
+
+    def _stand_still(self, reason: str, stop: threading.Event) -> None:
+        """Waits, unready, until the stop is taken back by `hearback log resume`, or the process ends."""
+        with self.ctx.db.transaction() as tx:
+            tx.execute(
+                """INSERT INTO consumer_stop (consumer, at, reason) VALUES (%s, %s, %s)
+                ON CONFLICT (consumer) DO UPDATE SET at = excluded.at, reason = excluded.reason""",
+                (self.group, tx.now, reason),
+            )
+        while not stop.is_set():
+            roles.health().failed(reason)
+            try:
+                if stopped(self.ctx.db, self.group) is None:
+                    return
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+            stop.wait(0.5)
+
+
+def consumer_loop(ctx: RoleContext, group: str, topics: Sequence[str], apply: Apply) -> ConsumerLoop:
+    """A loop that applies the events of `topics` with `apply`, each exactly once for `group`."""
+    return ConsumerLoop(ctx, group, topics, apply)
+
+
+def stopped(db: Database, group: str) -> str | None:
+    """Why the consumer stopped by itself, or None while it works."""
+    with db.transaction() as tx:
+        reason: str | None = tx.value("SELECT reason FROM consumer_stop WHERE consumer = %s", (group,))
+        return reason
+
+
+def clear_stop(db: Database, group: str) -> bool:
+    """Lets a consumer that stopped by itself try again; returns whether it had stopped."""
+    with db.transaction() as tx:
+        return tx.execute("DELETE FROM consumer_stop WHERE consumer = %s", (group,)) > 0
+
+
+def _work(ctx: RoleContext, stop: threading.Event, log: Log, step: Callable[[], bool]) -> None:
+    """Steps until `stop`; a part that is gone makes the role unready and is tried again ever more slowly."""
+    maintained = pinged = float("-inf")
+    failures = 0
+    while not stop.is_set():
+        try:
+            now = ctx.clock.monotonic()
+            if now - maintained >= _MAINTAIN_SECONDS:
+                inbox.maintain(ctx.db)
+                log.maintain(ctx.clock.now())
+                maintained = now
+            if now - pinged >= _PING_SECONDS:
+                # An idle relay would not notice that the log is gone.
+                log.ping()
+                pinged = now
+            busy = step()
+            failures = 0
+            roles.health().ok()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            roles.health().failed(brief(error))
+            _log.warning("trying again", error=brief(error), failures=failures + 1)
+            stop.wait(_BACK_OFF[min(failures, len(_BACK_OFF) - 1)])
+            failures += 1
+            pinged = float("-inf")
+            continue
+        if not busy:
+            stop.wait(_PAUSE)
+
+
+def brief(error: BaseException) -> str:
+    """An error in one line, without the details (they may hold addresses)."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]
