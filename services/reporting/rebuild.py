@@ -1,0 +1,46 @@
+"""Empties everything that reporting took from the log, so that the owners can tell it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from services.reporting.handlers import GATE, GROUP
+from shared.db import Database, Tx
+from shared.events import inbox
+
+_REPLICAS = (
+    "company",
+    "program",
+    "customer",
+    "invitation",
+    "skip",
+    "response",
+    "unconfirmed",
+    "delivery",
+    "task",
+    "task_response",
+    "change",
+    "notice",
+    "nps_day",
+    "funnel_day",
+    "heard",
+)
+
+
+def clear(tx: Tx) -> None:
+    """Forgets all facts and figures and what was applied or parked; waits for batches that are under way.
+
+    The ids of erased customers stay: nobody tells them again. Staff and keys stay usable until their newest
+    state comes, which then replaces whatever is there.
+    """
+    tx.execute("SELECT pg_advisory_xact_lock(%s)", (GATE,))
+    tx.execute(f"TRUNCATE {', '.join(_REPLICAS)}")
+    tx.execute("UPDATE staff SET version = 0")
+    tx.execute("UPDATE apikey SET version = 0")
+    inbox.clear(tx, GROUP)
+    # Whatever a key waited with is about to be told again in its newest state.
+    tx.execute("DELETE FROM parked_key WHERE consumer = %s", (GROUP,))
+
+
+def republish(db: Database, topics: Iterable[str] | None = None) -> None:
+    """Reporting owns nothing, so it has nothing to tell."""
