@@ -140,6 +140,7 @@ CREATE TABLE task (
     resolved_by uuid REFERENCES staff,
     withdrawn_reason text,
     reopened boolean NOT NULL DEFAULT false,
+    changed_at timestamptz NOT NULL,            -- when this version came about
     on_it_id uuid REFERENCES staff,             -- who said "I am calling now", and when
     on_it_at timestamptz
 );

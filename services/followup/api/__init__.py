@@ -1,0 +1,1 @@
+"""Followup's HTTP API, described in its OpenAPI document."""

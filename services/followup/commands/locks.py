@@ -1,0 +1,78 @@
+"""The order in which rows are locked: accounts, then customers, then tasks, each sorted; stubs are made to be locked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from shared.db import Tx
+from shared.events.envelope import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom a task is about: an account, or a customer who belongs to none."""
+
+    account_id: str | None
+    customer_id: str
+
+
+def lock(tx: Tx, accounts: Iterable[str], customers: Iterable[str]) -> None:
+    """Locks these rows until the transaction ends; unknown ones become stubs. Erased customers stay erased."""
+    ids = sorted(set(accounts))
+    if ids:
+        tx.execute(
+            "INSERT INTO account (id) SELECT unnest(%s::uuid[]) ORDER BY 1 ON CONFLICT DO NOTHING", (ids,)
+        )
+        tx.all("SELECT 1 FROM account WHERE id = ANY(%s::uuid[]) ORDER BY id FOR NO KEY UPDATE", (ids,))
+    ids = sorted(set(customers))
+    if ids:
+        tx.execute(
+            """INSERT INTO customer (id)
+               SELECT id FROM unnest(%s::uuid[]) AS id
+               WHERE NOT EXISTS (SELECT 1 FROM erased WHERE customer_id = id) ORDER BY 1
+               ON CONFLICT DO NOTHING""",
+            (ids,),
+        )
+        tx.all("SELECT 1 FROM customer WHERE id = ANY(%s::uuid[]) ORDER BY id FOR NO KEY UPDATE", (ids,))
+
+
+def lock_subject(tx: Tx, subject: Subject) -> None:
+    """Locks what allows at most one open task for this subject."""
+    if subject.account_id:
+        lock(tx, [subject.account_id], [])
+    else:
+        lock(tx, [], [subject.customer_id])
+
+
+def lock_for(tx: Tx, events: Sequence[Event]) -> None:
+    """Locks, in order, everything that applying these events may touch: two consumers never wait in a ring.
+
+    Events that carry no answer or customer need nothing.
+    """
+    accounts: set[str] = set()
+    customers: set[str] = set()
+    responses: set[str] = set()
+    for event in events:
+        if event.topic not in ("customers", "responses", "deliveries"):
+            continue
+        customers.add(event.key)
+        data = event.data or {}
+        account = data.get("account")
+        if isinstance(account, dict) and isinstance(account.get("id"), str):
+            accounts.add(account["id"])
+        if isinstance(data.get("response_id"), str):
+            responses.add(data["response_id"])
+    if not customers:
+        return
+    # A revision or an erasure also touches the task that the answer is behind already.
+    for row in tx.all(
+        """SELECT DISTINCT t.account_id, t.customer_id FROM task_response tr JOIN task t ON t.id = tr.task_id
+           WHERE tr.response_id = ANY(%s::uuid[]) OR tr.customer_id = ANY(%s::uuid[])""",
+        (sorted(responses), sorted(customers)),
+    ):
+        if row["account_id"]:
+            accounts.add(row["account_id"])
+        else:
+            customers.add(row["customer_id"])
+    lock(tx, accounts, customers)

@@ -1,0 +1,122 @@
+"""What followup does with each event: it keeps replicas, triages answers, and forgets whom survey erased."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from services.followup.commands import locks, notices, owners, replicas, triage
+from shared.db import Tx
+from shared.events.consumer import by_type
+from shared.events.envelope import Event
+
+GROUP = "followup"
+TOPICS = ("settings", "customers", "invitations", "responses", "deliveries")
+
+
+def apply(tx: Tx, events: Sequence[Event]) -> None:
+    """Applies a batch in one transaction; raises when one of them cannot be applied.
+
+    All rows the batch may touch are locked first, in order.
+    """
+    locks.lock_for(tx, events)
+    _BY_TYPE(tx, events)
+
+
+def company_changed(tx: Tx, event: Event) -> None:
+    """New settings; a new fallback owner gets what nobody owns."""
+    data = _data(event)
+    before = replicas.store_company(tx, event.version, data)
+    if before is not None and before.get("fallback_owner") != data["fallback_owner"]:
+        owners.find_owners(tx)
+
+
+def program_changed(tx: Tx, event: Event) -> None:
+    """A program's present name and wording."""
+    replicas.store_program(tx, event.key, event.version, _data(event))
+
+
+def customer_changed(tx: Tx, event: Event) -> None:
+    """A customer's full state, or their erasure."""
+    if event.data is None:
+        _erase(tx, event.key)
+    elif not replicas.is_erased(tx, event.key):
+        _account(tx, event.data["account"])
+        replicas.store_customer(tx, event.version, event.data)
+
+
+def response_changed(tx: Tx, event: Event) -> None:
+    """An answer, a change of mind, or an exclusion: stored always, triaged unless it is a replay."""
+    data = _data(event)
+    if replicas.is_erased(tx, data["customer_id"]):
+        return
+    _account(tx, data["account"])
+    stored = replicas.store_response(tx, event.version, data)
+    if stored is None:
+        return
+    before, now = stored
+    if now.perhaps_unhappy:
+        replicas.store_unconfirmed(
+            tx, data, score=now.score, at=now.answered_at, kind="quarantined"
+        )
+    else:
+        replicas.forget_unconfirmed(tx, data["invitation_id"])
+    if not event.replay:
+        triage.answered(tx, before, now, data["account"]["id"] if data["account"] else None, event.version)
+
+
+def response_unconfirmed(tx: Tx, event: Event) -> None:
+    """A click nobody confirmed; one of 0–6 is shown as "perhaps unhappy"."""
+    data = _data(event)
+    if data["band"] == "detractor" and not replicas.is_erased(tx, data["customer_id"]):
+        _account(tx, data["account"])
+        replicas.store_unconfirmed(tx, data, score=data["score"], at=data["clicked_at"])
+
+
+def message_received(tx: Tx, event: Event) -> None:
+    """A customer's text that answers nothing; told to whoever has their task."""
+    data = _data(event)
+    if replicas.is_erased(tx, data["customer_id"]):
+        return
+    if replicas.store_message(tx, data) and not event.replay:
+        triage.message_received(tx, data["customer_id"], data["message_id"])
+
+
+def _erase(tx: Tx, customer_id: str) -> None:
+    if replicas.is_erased(tx, customer_id):
+        return
+    tx.execute(
+        "INSERT INTO erased (customer_id, at) VALUES (%s, %s) ON CONFLICT DO NOTHING", (customer_id, tx.now)
+    )
+    notices.on_customer_erased(tx, customer_id)
+    triage.customer_erased(tx, customer_id)
+    for table in ("response", "unconfirmed", "inbound_message"):
+        tx.execute(f"DELETE FROM {table} WHERE customer_id = %s", (customer_id,))  # noqa: S608
+    tx.execute("DELETE FROM customer WHERE id = %s", (customer_id,))
+
+
+def _account(tx: Tx, account: dict[str, Any] | None) -> None:
+    changed = replicas.store_account(tx, account)
+    if changed:
+        owners.manager_changed(tx, *changed)
+
+
+def _data(event: Event) -> dict[str, Any]:
+    if event.data is None:
+        raise ValueError(f"{event.type} needs data")
+    return dict(event.data)
+
+
+_BY_TYPE = by_type(
+    {
+        "company.changed": company_changed,
+        "program.changed": program_changed,
+        "customer.changed": customer_changed,
+        "response.recorded": response_changed,
+        "response.revised": response_changed,
+        "response.excluded": response_changed,
+        "response.unconfirmed": response_unconfirmed,
+        "delivery.reported": notices.on_delivery_reported,
+        "message.received": message_received,
+    }
+)

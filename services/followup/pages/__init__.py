@@ -1,0 +1,1 @@
+"""Followup's pages for staff, one file each."""

@@ -1,0 +1,73 @@
+"""Filling replicas again: what followup forgets of others, and what it publishes again of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from services.followup.commands import changes, keys, notices, staff, tasks
+from services.followup.handlers import GROUP
+from shared.db import Database, Row, Tx
+from shared.events import outbox
+
+BATCH = 500
+TOPICS = ("staff", "tasks", "changes", "notices")
+
+
+def clear(tx: Tx) -> None:
+    """Empties the replicas and forgets what was consumed; never what followup owns, nor who was erased.
+
+    Settings and accounts stay until their owner says them again (as version 0, which anything beats):
+    deadlines need the one, and locks the other. So do dismissals, which are ours.
+    """
+    tx.execute("UPDATE company SET version = 0")
+    tx.execute("UPDATE program SET version = 0")
+    tx.execute("UPDATE account SET version = 0")
+    tx.execute("DELETE FROM response")
+    tx.execute("DELETE FROM inbound_message")
+    tx.execute("DELETE FROM unconfirmed WHERE dismissed_at IS NULL")
+    tx.execute("DELETE FROM customer")
+    tx.execute("DELETE FROM inbox WHERE consumer = %s", (GROUP,))
+
+
+def republish(db: Database, topics: Sequence[str] | None = None) -> int:
+    """Publishes the present state of everything followup owns (of some `topics` only) once more.
+
+    Same event ids and versions, marked as replay. Returns how many events.
+    """
+    wanted = TOPICS if topics is None else topics
+    count = 0
+    if "staff" in wanted:
+        count += _stream(db, "staff", lambda tx, row: _staff(tx, row))
+        count += _stream(db, "apikey", lambda tx, row: keys.publish(tx, row, replay=True))
+    if "tasks" in wanted:
+        count += _stream(db, "task", _task)
+    if "changes" in wanted:
+        count += changes.republish(db)
+    if "notices" in wanted:
+        count += notices.republish(db)
+    return count
+
+
+def _staff(tx: Tx, row: Row) -> None:
+    outbox.append(tx, "staff.changed", row["id"], row["version"], staff.event_of(row), replay=True)
+
+
+def _task(tx: Tx, row: Row) -> None:
+    tasks.publish(tx, row, tasks.last_event(row), replay=True)
+
+
+def _stream(db: Database, table: str, publish: Callable[[Tx, Row], Any]) -> int:
+    """Each row of a table, in batches of one transaction, its rows locked."""
+    count, after = 0, "00000000-0000-0000-0000-000000000000"
+    while True:
+        with db.transaction() as tx:
+            rows = tx.all(
+                f"SELECT * FROM {table} WHERE id > %s ORDER BY id LIMIT %s FOR NO KEY UPDATE",  # noqa: S608
+                (after, BATCH),
+            )
+            for row in rows:
+                publish(tx, row)
+        if not rows:
+            return count
+        count, after = count + len(rows), rows[-1]["id"]
