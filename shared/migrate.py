@@ -7,13 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import NullPool
+import psycopg2
+import psycopg2.errors
+import psycopg2.extensions
 
 from shared.errors import HearbackError, Unavailable
 
@@ -41,30 +37,17 @@ def migrate(service: str, url: str) -> bool:
     Two at once wait for each other. Raises `NewerDatabase` and changes nothing when the tables are
     newer than this program, and `Unavailable` when the database does not answer.
     """
-    with _connection(service, url) as connection:
-        connection.exec_driver_sql(f"SELECT pg_advisory_lock({_LOCK})")
-        connection.commit()
-        try:
-            before = _check(service, connection)
-            if before == head(service):
-                return False
-            config = _config(service)
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            connection.commit()
-            return True
-        finally:
-            connection.rollback()
-            connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_LOCK})")
-            connection.commit()
+    with _connection(service, url) as connection, connection.cursor() as cur:
+        cur.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))  # given back with the connection
+        if _check(service, cur) == head(service):
+            return False
+        _upgrade(service, url)
+        return True
 
 
 def head(service: str) -> str:
     """The version of the tables that this program needs."""
-    revision = ScriptDirectory.from_config(_config(service)).get_current_head()
-    if revision is None:
-        raise LookupError(f"{service} has no migrations")
-    return revision
+    return _versions(service)[-1]
 
 
 def version(service: str, url: str) -> str | None:
@@ -72,8 +55,8 @@ def version(service: str, url: str) -> str | None:
 
     Raises `NewerDatabase` when this program does not know it, `Unavailable` when nobody answers.
     """
-    with _connection(service, url) as connection:
-        return _check(service, connection)
+    with _connection(service, url) as connection, connection.cursor() as cur:
+        return _check(service, cur)
 
 
 def run() -> None:
@@ -91,7 +74,7 @@ def execute_sql(service: str) -> None:
 
     files = [_ROOT / "shared" / name for name in SHARED_SQL[service]]
     if service != "log":
-        files.append(_ROOT / "services" / service / "migrations" / "versions" / "0001_initial.sql")
+        files.append(_folder(service) / "versions" / "0001_initial.sql")
     connection: Any = op.get_bind().connection.dbapi_connection
     with connection.cursor() as cur:
         for file in files:
@@ -104,18 +87,44 @@ def _folder(service: str) -> Path:
     )
 
 
-def _config(service: str) -> Config:
+def _versions(service: str) -> list[str]:
+    """All versions this program knows, oldest first: the files' numbers are their revisions."""
+    found = sorted(path.name.split("_")[0] for path in (_folder(service) / "versions").glob("[0-9]*_*.py"))
+    if not found:
+        raise LookupError(f"{service} has no migrations")
+    return found
+
+
+def _upgrade(service: str, url: str) -> None:
+    # Alembic is loaded only when there is something to do: most starts have nothing.
+    import sqlalchemy
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy.pool import NullPool
+
     config = Config()
     config.set_main_option("script_location", str(_folder(service)).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    return config
+    address = sqlalchemy.make_url(url).set(drivername="postgresql+psycopg2")
+    engine = sqlalchemy.create_engine(address, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            connection.commit()
+    finally:
+        engine.dispose()
 
 
-def _check(service: str, connection: sqlalchemy.Connection) -> str | None:
-    current = MigrationContext.configure(connection).get_current_revision()
-    connection.rollback()
-    known = {script.revision for script in ScriptDirectory.from_config(_config(service)).walk_revisions()}
-    if current is not None and current not in known:
+def _check(service: str, cur: psycopg2.extensions.cursor) -> str | None:
+    cur.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
+    row = cur.fetchone()
+    if not row or not row[0]:
+        return None
+    cur.execute("SELECT version_num FROM alembic_version")
+    row = cur.fetchone()
+    current = str(row[0]) if row else None
+    if current is not None and current not in _versions(service):
         raise NewerDatabase(
             f"The database of {service} is at version {current}, which this program does not know: "
             "it was made by a newer one. Run that version, or restore a backup from before the update."
@@ -124,18 +133,14 @@ def _check(service: str, connection: sqlalchemy.Connection) -> str | None:
 
 
 @contextmanager
-def _connection(service: str, url: str) -> Iterator[sqlalchemy.Connection]:
-    address = sqlalchemy.make_url(url).set(drivername="postgresql+psycopg2")
-    engine = sqlalchemy.create_engine(address, poolclass=NullPool, connect_args={"connect_timeout": 5})
+def _connection(service: str, url: str) -> Iterator[psycopg2.extensions.connection]:
     try:
-        connection = engine.connect()
-    except OperationalError as error:
-        said = str(error.orig).strip().splitlines()
-        raise Unavailable(
-            f"The database of {service} does not answer: {said[-1] if said else 'no reason given'}"
-        ) from error
+        connection = psycopg2.connect(url, connect_timeout=5)
+    except psycopg2.OperationalError as error:
+        said = (str(error).strip() or "no reason given").splitlines()[0]
+        raise Unavailable(f"The database of {service} does not answer: {said}") from error
+    connection.autocommit = True
     try:
         yield connection
     finally:
         connection.close()
-        engine.dispose()

@@ -52,12 +52,17 @@ class Settings:
     mailbox_url: str = "http://127.0.0.1:8080"
     database_urls: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def local_url(self) -> str:
+        """Where this machine reaches its own web process; no trailing slash."""
+        return f"http://{reachable(self.host)}:{self.port}"
+
     def key(self, purpose: str) -> bytes:
         """The key for one purpose ("session", "csrf", "permits", …): 32 bytes from the secret."""
         return _derive(self.secret, purpose)
 
     def keys(self, purpose: str) -> list[bytes]:
-        """All keys to accept for a purpose, oldest first: the previous secret's during a rotation, then `key`."""
+        """All keys to accept for a purpose, oldest first: the previous secret's (in a rotation), `key`."""
         secrets = [self.previous_secret] if self.previous_secret else []
         return [_derive(secret, purpose) for secret in (*secrets, self.secret)]
 
@@ -86,11 +91,12 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
         with _only(values):
             port = env.int("HEARBACK_PORT", 8080, validate=Range(1, 65535))
             host = env.str("HEARBACK_HOST", "127.0.0.1")
-            here = f"http://127.0.0.1:{port}"
+            here = f"http://{reachable(host)}:{port}"
             secret = env.str("HEARBACK_SECRET", "") or _read(home / SECRET_FILE)
             if not secret:
                 raise BadSettings(
-                    f"HEARBACK_SECRET is not set and {home / SECRET_FILE} is not there yet: run `hearback up` once."
+                    f"HEARBACK_SECRET is not set and {home / SECRET_FILE} is not there yet: "
+                    "run `hearback up` once."
                 )
             if len(secret) < 32:
                 raise BadSettings("HEARBACK_SECRET is too short: give it at least 32 characters.")
@@ -102,8 +108,8 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             missing = [name for name, url in urls.items() if not url]
             if missing:
                 raise BadSettings(
-                    f"HEARBACK_{missing[0].upper()}_DATABASE_URL is not set and there is no embedded database "
-                    f"in {home} yet: run `hearback up` once, or set it."
+                    f"HEARBACK_{missing[0].upper()}_DATABASE_URL is not set and there is no embedded "
+                    f"database in {home} yet: run `hearback up` once, or set it."
                 )
             env.str("HEARBACK_LOG", "embedded", validate=OneOf(["embedded"]))
             env.str("HEARBACK_MAIL", "mailbox", validate=OneOf(["mailbox"]))
@@ -121,6 +127,13 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             )
     except EnvError as error:
         raise BadSettings(f"A setting is wrong. {error}") from error
+
+
+def reachable(host: str) -> str:
+    """How we reach ourselves when we listen on `host`, as it stands in a URL."""
+    if host in ("0.0.0.0", "", "::"):  # noqa: S104 (every address, so the loopback too)
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
 
 
 class _only:

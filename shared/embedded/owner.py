@@ -48,9 +48,10 @@ class Owner:
                     os.chown(os.path.join(folder, name), self.uid, self.gid, follow_symlinks=False)
 
 
-def find_owner() -> Owner:
-    """The user to run as: the present one, or for root the system user `hearback`, made when it is not there.
+def find_owner(home: Path | None = None) -> Owner:
+    """The user to run as: the present one; for root whoever owns `home`, else the user `hearback`.
 
+    That system user is made when it is not there yet.
     Raises `CannotRunHere` when root cannot become that user.
     """
     if os.geteuid() != 0:
@@ -61,8 +62,13 @@ def find_owner() -> Owner:
             "PostgreSQL refuses to run as root, and the program setpriv (package util-linux) is not here "
             "to become another user. Install it, or run this as an ordinary user."
         )
-    user = _system_user()
-    return Owner(user.pw_uid, user.pw_gid, (setpriv, *_setpriv_options(user)))
+    owned = home.stat() if home is not None and home.exists() else None
+    if owned is not None and owned.st_uid != 0:
+        uid, gid = owned.st_uid, owned.st_gid
+    else:
+        user = _system_user()
+        uid, gid = user.pw_uid, user.pw_gid
+    return Owner(uid, gid, (setpriv, *_setpriv_options(uid, gid)))
 
 
 def _system_user() -> pwd.struct_passwd:
@@ -89,7 +95,7 @@ def _system_user() -> pwd.struct_passwd:
         ) from None
 
 
-def _setpriv_options(user: pwd.struct_passwd) -> list[str]:
+def _setpriv_options(uid: int, gid: int) -> list[str]:
     """Lets the user read what root may (the program may lie under a closed folder), and write its own."""
     bounding = _bounding_set()
     # With no capability at all the user must be able to reach the program; `check_reach` says so when not.
@@ -104,9 +110,9 @@ def _setpriv_options(user: pwd.struct_passwd) -> list[str]:
     caps = f"-all,{capability}" if capability else "-all"
     return [
         "--reuid",
-        str(user.pw_uid),
+        str(uid),
         "--regid",
-        str(user.pw_gid),
+        str(gid),
         "--clear-groups",
         f"--inh-caps={caps}",
         f"--ambient-caps={caps}",
@@ -139,6 +145,6 @@ def check_reach(owner: Owner, *paths: Path) -> None:
         )
         if done.returncode:
             raise CannotRunHere(
-                f"Run as root, Hearback works as the system user {USER}, which may not read {path} here. "
+                f"Run as root, Hearback works as user number {owner.uid}, who may not read {path} here. "
                 "Put it where every user can read it, or run this as an ordinary user."
             )

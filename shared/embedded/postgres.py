@@ -20,6 +20,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
+from shared.embedded.files import write_private
 from shared.embedded.owner import CannotRunHere, Owner
 from shared.settings import DATABASES, POSTGRES_FILE
 
@@ -98,7 +99,7 @@ class Postgres:
         A half-made cluster (an `initdb` that was killed) is made again: it never held anything.
         Raises `CannotRunHere` when `initdb` fails.
         """
-        self._load()
+        self.load()
         made = False
         if not (self.data / "hearback.made").exists():
             self._initdb()
@@ -122,7 +123,7 @@ class Postgres:
         self.passwords = {name: secrets.token_urlsafe(24) for name in (SUPERUSER, *DATABASES)}
         self._save()
         password_file = self.home / "initdb.password"
-        _write_private(password_file, self.passwords[SUPERUSER])
+        write_private(password_file, self.passwords[SUPERUSER])
         self.owner.own(password_file)
         try:
             done = subprocess.run(
@@ -270,7 +271,8 @@ class Postgres:
             sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
         )
 
-    def _load(self) -> None:
+    def load(self) -> None:
+        """Reads port and passwords from `postgres.json`, when it is there."""
         try:
             known = json.loads((self.home / POSTGRES_FILE).read_text())
         except FileNotFoundError:
@@ -281,7 +283,7 @@ class Postgres:
 
     def _save(self) -> None:
         path = self.home / POSTGRES_FILE
-        _write_private(path, json.dumps({"port": self.port, "passwords": self.passwords}, indent=1) + "\n")
+        write_private(path, json.dumps({"port": self.port, "passwords": self.passwords}, indent=1) + "\n")
         self.owner.own(path)
 
     def _write(self, name: str, text: str) -> None:
@@ -314,14 +316,3 @@ def free_port() -> int:
 def _environment() -> Mapping[str, str]:
     """The environment without what would point PostgreSQL's programs elsewhere."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Writes whole or not at all, readable by the owner only."""
-    new = path.with_name(path.name + ".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)

@@ -1,0 +1,93 @@
+"""The three services and the mailbox under one origin: the first part of a path says whose it is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shared.clock import Clock, SystemClock
+from shared.ids import Ids, SystemIds
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+# The first part of a path, and whose it is.
+PREFIXES: Mapping[str, str] = {
+    "a": "survey",
+    "u": "survey",
+    "v1": "survey",
+    "webhooks": "survey",
+    "survey": "survey",
+    "followup": "followup",
+    "reporting": "reporting",
+    "mailbox": "mailbox",
+}
+# Who says "there is no such page" for all other paths.
+_REST = "survey"
+
+
+def mounted(
+    settings: Settings, services: Sequence[str], *, clock: Clock | None = None, ids: Ids | None = None
+) -> WSGIApplication:
+    """The apps of `services` (and the mailbox beside survey) as one; each keeps its full paths."""
+    clock, ids = clock or SystemClock(), ids or SystemIds()
+    apps: dict[str, Any] = {}
+    for name in services:
+        apps[name] = importlib.import_module(f"services.{name}.app").create_app(
+            settings, clock=clock, ids=ids
+        )
+    if "survey" in services and "mailbox" in (settings.mail, settings.sms):
+        apps["mailbox"] = importlib.import_module("shared.mailbox.app").create_app(
+            settings, clock=clock, ids=ids
+        )
+    rest = apps[_REST if _REST in apps else services[0]]
+
+    def dispatch(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if path in ("", "/") and "survey" in apps:
+            return first_page(apps["survey"], environ, start_response)
+        app = apps.get(PREFIXES.get(path.split("/", 2)[1] if path.startswith("/") else "", ""), rest)
+        result: Iterable[bytes] = app.wsgi_app(environ, start_response)
+        return result
+
+    return dispatch
+
+
+def first_page(app: Any, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Leads whoever opens `/` to their role's first page; who is not logged in goes to the login page."""
+    from werkzeug.utils import redirect
+
+    from shared.errors import HearbackError
+    from shared.web.access import actor_or_none
+
+    with app.request_context(environ):
+        try:
+            who = actor_or_none()
+            role = who.role if who else ""
+        except HearbackError:  # known here in a moment: the inbox says so, and waits
+            role = "agent"
+        if role == "":
+            target = "/followup/login"
+        elif role == "agent":
+            target = "/followup/inbox"
+        elif role == "admin" and _is_new(app):
+            target = "/survey/welcome"
+        else:
+            target = "/reporting/"
+        response = redirect(target, 303)
+        response.headers["Cache-Control"] = "no-store"
+        result: Iterable[bytes] = response(environ, start_response)
+        return result
+
+
+def _is_new(app: Any) -> bool:
+    """Whether there is nobody to ask yet, so that an admin has to set things up first."""
+    from shared.errors import HearbackError
+
+    try:
+        with app.extensions["hearback"].db.transaction() as tx:
+            return tx.one("SELECT 1 FROM customer LIMIT 1") is None
+    except HearbackError:
+        return False

@@ -1,0 +1,110 @@
+"""Looks at each part of an installation and says what is wrong with it, and what to do, in one line each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shared.embedded import home as folder
+from shared.embedded import readiness
+from shared.embedded.installation import Installation
+from shared.embedded.owner import CannotRunHere
+from shared.embedded.postgres import binaries
+from shared.embedded.readiness import Part
+from shared.errors import HearbackError
+from shared.migrate import head, version
+from shared.settings import DATABASES, Settings, load
+
+_LEAST_FREE = 500 * 2**20
+
+
+def examine(installation: Installation) -> Iterator[Part]:
+    """Each part, the ones that others stand on first. Never raises; nothing is changed."""
+    yield _check("Python", _python)
+    yield _check("PostgreSQL's programs", lambda: str(binaries()))
+    yield _check("data folder", lambda: _home(installation.home))
+    yield _check("disk", lambda: _disk(installation.home))
+    try:
+        settings = load()
+    except HearbackError as error:
+        yield Part("settings", error.message)
+        return
+    yield Part("settings", "", {"said": f"log {settings.log}, mail {settings.mail}, SMS {settings.sms}"})
+    yield _check("process manager", lambda: _manager(installation))
+    for part in readiness.programs(installation.supervisor, installation.names()):
+        yield Part(part.name, _hint(part), {"said": f"runs as process {part.facts.get('pid')}"})
+    for name in DATABASES:
+        yield _check(f"database {name}", lambda name=name: _database(settings, name))  # type: ignore[misc]
+    yield from _parts(settings, installation)
+
+
+def _parts(settings: Settings, installation: Installation) -> Iterator[Part]:
+    yield from (_said(part, "ready") for part in readiness.web(settings))
+    yield from (_said(part, "ready") for part in readiness.workers(settings, installation.supervisor))
+    yield _said(readiness.mailbox(settings), f"{settings.mailbox_url}/mailbox/")
+    yield from (_said(part, "nothing waits") for part in readiness.replicas(settings))
+
+
+def _said(part: Part, said: str) -> Part:
+    return Part(part.name, part.problem, {"said": said})
+
+
+def _hint(part: Part) -> str:
+    return (
+        f"{part.problem}: start it with `hearback up`, see `hearback logs {part.name}`"
+        if part.problem
+        else ""
+    )
+
+
+def _check(name: str, look: Callable[[], str]) -> Part:
+    try:
+        return Part(name, "", {"said": look()})
+    except HearbackError as error:
+        return Part(name, error.message)
+    except OSError as error:
+        return Part(name, f"{error.strerror or error}")
+
+
+def _python() -> str:
+    return ".".join(map(str, sys.version_info[:3]))
+
+
+def _home(home: Path) -> str:
+    if not home.is_dir():
+        raise CannotRunHere(f"{home} is not there yet: run `hearback up`")
+    folder.check_format(home)
+    for path in (home, home / "run", home / "log"):
+        if not os.access(path, os.W_OK, effective_ids=True):
+            raise CannotRunHere(
+                f"{path} cannot be written: make it yours, or choose another with HEARBACK_HOME"
+            )
+    return str(home)
+
+
+def _disk(home: Path) -> str:
+    place = next(path for path in (home, *home.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < _LEAST_FREE:
+        raise CannotRunHere(
+            f"only {free // 2**20} MB are free in {place}: make room before PostgreSQL has to stop"
+        )
+    return f"{free // 2**30} GB free"
+
+
+def _manager(installation: Installation) -> str:
+    if not installation.supervisor.alive():
+        raise CannotRunHere("not running: start everything with `hearback up`")
+    return "supervisord answers"
+
+
+def _database(settings: Settings, name: str) -> str:
+    found = version(name, settings.database_urls[name])
+    if found != head(name):
+        raise CannotRunHere(
+            f"its tables are at version {found or 'none'}, {head(name)} is needed: run `hearback migrate`"
+        )
+    return f"answers, tables at version {found}"

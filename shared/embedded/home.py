@@ -1,0 +1,116 @@
+"""The data folder: made, checked and locked before anything is started in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from shared.embedded.files import write_private
+from shared.embedded.owner import CannotRunHere
+from shared.errors import HearbackError
+from shared.settings import SECRET_FILE
+
+FORMAT = 1
+_FORMAT_FILE = "format.json"
+
+
+class NewerHome(HearbackError):
+    """The data folder was made by a newer version of the program."""
+
+    slug = "newer-home"
+
+
+def prepare(home: Path, *, own_secret: bool) -> bool:
+    """Makes the data folder and what lies in it; returns whether it is new.
+
+    `own_secret` when no secret is set from outside, so that one is made here. Raises `CannotRunHere`
+    when the folder cannot be written, `NewerHome` when a newer version made it; then nothing is changed.
+    """
+    check_format(home)
+    new = not (home / _FORMAT_FILE).exists()
+    try:
+        for folder in (home, home / "log", home / "run"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = home / "run" / f"probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+        if new:
+            write_private(home / _FORMAT_FILE, json.dumps({"format": FORMAT}) + "\n")
+        if own_secret and not (home / SECRET_FILE).exists():
+            write_private(home / SECRET_FILE, secrets.token_urlsafe(48) + "\n")
+    except OSError as error:
+        raise CannotRunHere(unwritable(home, error)) from error
+    return new
+
+
+def unwritable(home: Path, error: OSError) -> str:
+    """A sentence on why `home` cannot be used, and what to do."""
+    why = (error.strerror or type(error).__name__).lower()
+    whose = ""
+    with contextlib.suppress(OSError, KeyError):
+        import pwd
+
+        uid = home.stat().st_uid
+        if uid != os.geteuid():
+            whose = f" (it belongs to {pwd.getpwuid(uid).pw_name})"
+    return (
+        f"The data folder {home} cannot be written: {why}{whose}. "
+        "Make it yours, or choose another with HEARBACK_HOME=/some/folder."
+    )
+
+
+def check_format(home: Path) -> None:
+    """Raises `NewerHome` when `home` is of a newer format than this program knows."""
+    try:
+        text = (home / _FORMAT_FILE).read_text()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise CannotRunHere(unwritable(home, error)) from error
+    try:
+        found = int(json.loads(text)["format"])
+    except (ValueError, KeyError, TypeError):
+        raise CannotRunHere(
+            f"{home / _FORMAT_FILE} is damaged: it should read {json.dumps({'format': FORMAT})}."
+        ) from None
+    if found > FORMAT:
+        raise NewerHome(
+            f"The data folder {home} is of format {found}, made by a newer version of Hearback; this one "
+            f"knows formats up to {FORMAT}. Run the newer one, or choose another folder with HEARBACK_HOME."
+        )
+
+
+@contextlib.contextmanager
+def locked(home: Path, waiting: Callable[[], None], timeout: float = 600) -> Iterator[None]:
+    """Only one `up` or `down` at a time; `waiting` is called when another one has to be waited for.
+
+    The kernel gives the lock back whatever becomes of us. Raises `CannotRunHere` after `timeout` seconds.
+    """
+    path = home / "run" / "lock"
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise CannotRunHere(unwritable(home, error)) from error
+    with file:
+        until, told = time.monotonic() + timeout, False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    waiting()
+                    told = True
+                if time.monotonic() > until:
+                    raise CannotRunHere(
+                        f"Another `hearback up` or `down` has been busy with {home} for {timeout:.0f} s; "
+                        "see what it is at, or end it."
+                    ) from None
+                time.sleep(0.1)
+        yield

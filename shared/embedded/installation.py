@@ -1,0 +1,283 @@
+"""One installation on one machine: brought up, brought down, and found again after a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.embedded import home as folder
+from shared.embedded import processes, readiness
+from shared.embedded import supervisor as manager
+from shared.embedded.files import write_private
+from shared.embedded.owner import CannotRunHere, Owner
+from shared.embedded.postgres import Postgres, is_free
+from shared.embedded.readiness import Part
+from shared.embedded.supervisor import POSTGRES, Supervisor
+from shared.ids import SystemIds
+from shared.migrate import migrate
+from shared.settings import DATABASES, Settings, load, reachable
+
+_ROOT = Path(__file__).resolve().parent.parent.parent
+_STARTED = "started"
+_SOURCES = (".py", ".sql", ".html", ".txt", ".css", ".js", ".mjml", ".json", ".toml", ".svg")
+
+
+class Progress(Protocol):
+    """Shows what is being done."""
+
+    def step(self, text: str) -> AbstractContextManager[Callable[[str], None]]:
+        """A step that lasts as long as its block; the function it gives adds a word on how far it is."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A sentence that stays."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What `up` has to say at its end. `admin` is (login, one-time password), at the first start only."""
+
+    settings: Settings
+    admin: tuple[str, str] | None
+
+
+class Installation:
+    """The processes and files of the data folder `home`; all methods are run as its owner."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.supervisor = Supervisor(home)
+        self.postgres = Postgres(home, Owner(os.geteuid(), os.getegid()))
+
+    @property
+    def own_postgres(self) -> bool:
+        """Whether any of the databases is ours to run."""
+        return not all(_setting(f"{name.upper()}_DATABASE_URL") for name in DATABASES)
+
+    def up(self, progress: Progress, *, timeout: float = 120) -> Started:
+        """Starts everything that does not run, and returns when every part is ready.
+
+        Raises a `HearbackError` with a sentence that says what is wrong and what to do.
+        """
+        folder.prepare(self.home, own_secret=not _setting("SECRET"))
+        with folder.locked(
+            self.home, lambda: progress.note("Another `hearback up` or `down` is at work; waiting for it.")
+        ):
+            settings = self._start(progress)
+            with progress.step("Waiting until every part is ready") as told:
+                self._wait(lambda: self.unready(settings), timeout, told)
+            admin = first_admin(settings)
+            try:
+                with progress.step("Letting all parts know of each other") as told:
+                    self._wait(
+                        lambda: [part for part in readiness.replicas(settings) if not part.ok], timeout, told
+                    )
+            except CannotRunHere as error:
+                if admin is None:
+                    raise
+                progress.note(error.message)  # the password below is said only once: it must not get lost
+            return Started(settings, admin)
+
+    def _start(self, progress: Progress) -> Settings:
+        if self.supervisor.alive():
+            self._load_postgres()
+            settings, print_ = load(), self._fingerprint()
+            if print_ == _read(self.home / "run" / _STARTED):
+                for name in self.names():
+                    self.supervisor.start_program(name)
+                progress.note("Already running.")
+                return settings
+            progress.note("Settings or program changed since the last start: starting again.")
+            self._stop(progress)
+        self._clean(progress)
+        if self.own_postgres:
+            with progress.step(
+                "Setting up PostgreSQL" if not self.postgres.data.exists() else "Checking PostgreSQL"
+            ):
+                self.postgres.initialise()
+        settings = load()
+        check_port(settings)
+        with progress.step("Starting the process manager"):
+            path = self.home / "run" / "supervisord.conf"
+            write_private(path, manager.configuration(self.home, self._programs()))
+            self.supervisor.start(path)
+        if self.own_postgres:
+            with progress.step("Starting PostgreSQL"):
+                self.supervisor.start_program(POSTGRES)
+                self.postgres.wait(120, lambda: self._state(POSTGRES) not in ("BACKOFF", "FATAL"))
+                self.postgres.create_databases()
+        with progress.step("Preparing the tables") as told:
+            for name in DATABASES:
+                told(name)
+                migrate(name, settings.database_urls[name])
+        with progress.step("Starting the services"):
+            for name in self.names():
+                self.supervisor.start_program(name)
+        write_private(self.home / "run" / _STARTED, self._fingerprint())
+        return settings
+
+    def _wait(self, missing: Callable[[], list[Part]], timeout: float, told: Callable[[str], None]) -> None:
+        until = time.monotonic() + timeout
+        while left := missing():
+            told(", ".join(part.name for part in left))
+            if time.monotonic() > until:
+                raise CannotRunHere(
+                    f"Not ready after {timeout:.0f} seconds: "
+                    + "; ".join(f"{part.name} ({part.problem})" for part in left)
+                    + f". `hearback logs` shows why; the files are in {self.home / 'log'}."
+                )
+            time.sleep(0.1)
+
+    def unready(self, settings: Settings) -> list[Part]:
+        """The parts that cannot do their work yet; each step is looked at when the one before is fine."""
+        running = [part for part in readiness.programs(self.supervisor, self.names()) if not part.ok]
+        return running or [
+            part
+            for part in (
+                *readiness.web(settings),
+                *readiness.workers(settings, self.supervisor),
+                readiness.mailbox(settings),
+            )
+            if not part.ok
+        ]
+
+    def down(self, progress: Progress) -> bool:
+        """Stops everything, in order; returns whether anything ran."""
+        if not (self.home / "run").is_dir():
+            return False
+        with folder.locked(
+            self.home, lambda: progress.note("Another `hearback up` or `down` is at work; waiting for it.")
+        ):
+            ran = self.supervisor.alive()
+            if ran:
+                self._stop(progress)
+            return self._clean(progress) or ran
+
+    def _stop(self, progress: Progress) -> None:
+        """What takes requests first, what keeps the data last."""
+        process = processes.supervisord(self.home)
+        known = self.supervisor.states()
+        for name in (*reversed(manager.PROGRAMS[1:]), POSTGRES):
+            if name in known and known[name]["statename"] not in ("STOPPED", "EXITED", "FATAL"):
+                with progress.step(f"Stopping {name}"):
+                    self.supervisor.stop_program(name)
+        self.supervisor.shut_down()
+        if process is not None:
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(30)
+
+    def _clean(self, progress: Progress) -> bool:
+        """Ends what an earlier, killed start left behind, and removes its pid and socket files."""
+        manager_left = processes.supervisord(self.home)
+        left = processes.noted(self.home)
+        backends = processes.backends(self.postgres.data)
+        if manager_left or left or backends:
+            with progress.step("Ending what an earlier start left behind"):
+                if manager_left:
+                    processes.end([manager_left], patience=90)
+                processes.end([*left, *processes.noted(self.home)], patience=25)
+                postmaster = self.postgres.pid()
+                if postmaster:
+                    processes.end([psutil.Process(postmaster)], by=signal.SIGINT, patience=60)
+                # Without a postmaster its children end by themselves; wait until they have.
+                processes.end(processes.backends(self.postgres.data), by=signal.SIGQUIT, patience=15)
+        for path in (self.home / "run").glob("*"):
+            if path.suffix in (".pid", ".json", ".new") or path.name.startswith("supervisor.sock"):
+                path.unlink(missing_ok=True)
+        manager.socket_path(self.home).unlink(missing_ok=True)
+        # The number in it may belong to another program by now, which PostgreSQL would take for itself.
+        (self.postgres.data / "postmaster.pid").unlink(missing_ok=True)
+        return bool(manager_left or left or backends)
+
+    def _state(self, name: str) -> str:
+        return str(self.supervisor.states().get(name, {}).get("statename", ""))
+
+    def names(self) -> list[str]:
+        """The programs that run here, in the order they are started."""
+        return [name for name in manager.PROGRAMS if name != POSTGRES or self.own_postgres]
+
+    def _programs(self) -> Sequence[manager.Program]:
+        return manager.programs(self.postgres.command() if self.own_postgres else None)
+
+    def _load_postgres(self) -> None:
+        if self.own_postgres:
+            self.postgres.load()
+
+    def _fingerprint(self) -> str:
+        """Changes when the running processes would be others if they were started now."""
+        said = hashlib.sha256(manager.configuration(self.home, self._programs()).encode())
+        for name in sorted(os.environ):
+            if name.startswith("HEARBACK_") and name != "HEARBACK_HOME":
+                said.update(f"{name}={os.environ[name]}\0".encode())
+        for package in ("shared", "services"):
+            for path, _, files in sorted(os.walk(_ROOT / package)):
+                for name in sorted(files):
+                    if name.endswith(_SOURCES):
+                        found = os.stat(os.path.join(path, name))  # noqa: PTH116 (hundreds of files)
+                        said.update(f"{path}/{name} {found.st_mtime_ns} {found.st_size}\0".encode())
+        return said.hexdigest()
+
+
+def check_port(settings: Settings) -> None:
+    """Raises `CannotRunHere` when the web process could not listen on its port."""
+    host = settings.host if settings.host not in ("", "::") else "0.0.0.0"  # noqa: S104 (what was asked for)
+    if settings.port < 1024 and os.geteuid() != 0 and not is_free(settings.port, host):
+        raise CannotRunHere(
+            f"Port {settings.port} cannot be opened by an ordinary user, or is taken. Choose another "
+            "from 1024 on: HEARBACK_PORT=8080 make up."
+        )
+    if not is_free(settings.port, host):
+        other = next(
+            (port for port in range(settings.port + 1, min(settings.port + 200, 65_536)) if is_free(port)), 0
+        )
+        raise CannotRunHere(
+            f"Port {settings.port} on {reachable(settings.host)} is taken{_taken_by(settings.port)}. "
+            f"Free it, or choose another: HEARBACK_PORT={other or 8080} make up."
+        )
+
+
+def _taken_by(port: int) -> str:
+    try:
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr[1:] == (port,) and found.pid:
+                return f" by {psutil.Process(found.pid).name()} (process {found.pid})"
+    except (psutil.Error, OSError):
+        pass
+    return ""
+
+
+def first_admin(settings: Settings) -> tuple[str, str] | None:
+    """The first administrator's login and one-time password when they are made now, else None."""
+    staff = importlib.import_module("services.followup.commands.staff")
+    db = Database(settings.database_urls["followup"], SystemClock(), SystemIds(), name="up", pool_size=1)
+    try:
+        with db.transaction() as tx:
+            made: tuple[str, str] | None = staff.ensure_admin(tx)
+            return made
+    finally:
+        db.close()
+
+
+def _setting(name: str) -> str:
+    return os.environ.get(f"HEARBACK_{name}") or os.environ.get(f"HEARBACK_{name}_FILE") or ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,76 @@
+"""The web process: granian with two forked workers of four threads, for the apps it is told to mount."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from granian.constants import Interfaces
+from granian.server.mp import MPServer
+
+from shared import telemetry
+from shared.embedded import processes
+from shared.settings import SERVICES, load
+
+WORKERS, THREADS = 2, 4
+_MOUNTED = "HEARBACK_MOUNTED"
+
+
+def serve(services: Sequence[str], *, name: str = "web") -> None:
+    """Serves the apps of `services` on the configured host and port until SIGTERM or SIGINT."""
+    settings = load()
+    telemetry.set_up(name)
+    os.environ[_MOUNTED] = ",".join(services)
+    # Imported before the fork: the workers share the memory, and start at once.
+    for service in services:
+        importlib.import_module(f"services.{service}.app")
+    if multiprocessing.get_start_method(allow_none=True) is None:
+        multiprocessing.set_start_method("fork")
+    with processes.pid_file(settings.home, name):
+        MPServer(
+            "shared.embedded.web:create",
+            factory=True,
+            interface=Interfaces.WSGI,
+            address=settings.host,
+            port=settings.port,
+            workers=WORKERS,
+            blocking_threads=THREADS,
+            backlog=1024,
+            respawn_failed_workers=True,
+            respawn_interval=0.5,
+            workers_kill_timeout=20,
+            log_access=False,
+            log_dictconfig={"version": 1, "disable_existing_loggers": False},
+        ).serve()
+
+
+def create() -> object:
+    """What each forked worker serves."""
+    from shared.embedded.app import mounted
+
+    _die_with_parent()
+    services = [name for name in os.environ.get(_MOUNTED, "").split(",") if name]
+    return mounted(load(), services or SERVICES)
+
+
+def _die_with_parent() -> None:
+    """Ends this worker when its parent is gone (killed): the next parent needs the port for itself."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        logging.getLogger("hearback.web").error("the parent process is gone, ending")
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    serve([name for name in sys.argv[1:] if name in SERVICES] or SERVICES)
