@@ -1,1 +1,91 @@
-"""The channels to people (mail, SMS): the port, its adapters, and the delivery ledger."""
+"""Channels: the one message, the port by which it leaves, and the ledger of what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from shared.errors import HearbackError
+from shared.settings import Settings
+
+Channel = Literal["email", "sms"]
+
+# A provider that has not answered by then may or may not have taken the message (a permit lives longer).
+TIMEOUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message to one person, ready to be handed over.
+
+    `delivery_id` goes along as the provider's custom argument and comes back in its webhooks; nothing
+    else about the person does. SMS have neither subject nor HTML.
+    """
+
+    delivery_id: str
+    channel: str
+    to: str
+    text: str
+    to_name: str = ""
+    subject: str = ""
+    html: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    sender_name: str = ""
+    sender_email: str = ""
+    reply_to: str = ""
+
+
+class TransportError(HearbackError):
+    """The provider certainly did not take the message.
+
+    `permanent`: it never will (a wrong address); else trying again after `retry_after` seconds makes sense.
+    """
+
+    status, slug = 502, "provider"
+
+    def __init__(self, message: str, *, permanent: bool, retry_after: int | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.permanent = permanent
+
+
+class UncertainError(TransportError):
+    """Nobody can tell whether the provider took the message; it must not be sent again unasked."""
+
+    slug = "provider-uncertain"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, permanent=False)
+
+
+class Transport(Protocol):
+    """A way out for one channel."""
+
+    def send(self, message: Message) -> str:
+        """Hands a message over; returns the provider's id for it.
+
+        Raises `TransportError` when it was certainly not taken, `UncertainError` when that is unknown.
+        Answers or raises within `TIMEOUT_SECONDS`.
+        """
+        ...
+
+
+def transport(settings: Settings, channel: str) -> Transport:
+    """The transport that the settings choose for `channel`."""
+    from shared.channels.mailbox import MailboxTransport
+
+    chosen = {"email": settings.mail, "sms": settings.sms}.get(channel)
+    if chosen != "mailbox":
+        raise TransportError(f"There is no way to send on the channel {channel}.", permanent=True)
+    return MailboxTransport(settings)
+
+
+__all__ = [
+    "TIMEOUT_SECONDS",
+    "Channel",
+    "Message",
+    "Transport",
+    "TransportError",
+    "UncertainError",
+    "transport",
+]

@@ -13,7 +13,7 @@ CREATE TABLE delivery (
     created_at timestamptz NOT NULL,
     not_before timestamptz NOT NULL,            -- of a queued one: when it may be claimed (again)
     claimed_at timestamptz,
-    handed_at timestamptz,
+    handed_at timestamptz,                      -- when the hand-over was begun; before that it certainly is not out
     settled_at timestamptz,
     permit_expires_at timestamptz,              -- set while a permit is out
     provider_id text,
@@ -22,7 +22,7 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_queued ON delivery (not_before, id) WHERE state = 'queued';
 CREATE INDEX delivery_claimed ON delivery (claimed_at) WHERE state = 'claimed';
-CREATE INDEX delivery_uncertain ON delivery (created_at, id) WHERE state = 'uncertain';
+CREATE INDEX delivery_uncertain ON delivery (created_at, id) WHERE state = 'uncertain' AND settled_at IS NULL;
 CREATE INDEX delivery_customer ON delivery (customer_id, created_at);
 CREATE INDEX delivery_ref ON delivery (ref_id);
 CREATE INDEX delivery_provider ON delivery (provider_id) WHERE provider_id IS NOT NULL;

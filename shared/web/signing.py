@@ -1,4 +1,4 @@
-"""Signed, timed values under a purpose's key, by the injected clock; the previous secret is still accepted."""
+"""Signed, timed values under a purpose's key, by the injected clock; the previous secret still counts."""
 
 from __future__ import annotations
 

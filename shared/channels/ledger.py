@@ -1,0 +1,289 @@
+"""The ledger of deliveries: each step of a message's way, each to be its own transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from psycopg2.extras import Json
+
+from shared.db import Row, Tx
+from shared.errors import Conflict, NotFound
+
+# A sender that died is not waited for longer than this: batch, time-out and settling are done well before.
+CLAIM_LIFETIME = timedelta(seconds=60)
+Report = Literal["delivered", "bounced", "failed", "complained"]
+    "id, kind, ref_id, customer_id, channel, address, state, reason, created_at, data, attempts, provider_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One row of the ledger: a message that was decided on, and what became of it."""
+
+    id: str
+    kind: str
+    ref_id: str
+    customer_id: str | None
+    channel: str
+    address: str | None
+    state: str
+    reason: str | None
+    created_at: datetime
+    data: Mapping[str, Any]
+    attempts: int
+    provider_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewDelivery:
+    """A message that was decided on. Without an `address` the permit brings it."""
+
+    kind: str
+    ref_id: str
+    channel: str
+    customer_id: str | None = None
+    address: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    id: str | None = None
+    not_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What a provider's report changed: the delivery as it is now, and the state it had before."""
+
+    delivery: Delivery
+    before: str
+
+
+def queue(tx: Tx, new: NewDelivery) -> str:
+    """Decides on one message, in the caller's transaction; returns its id."""
+    return queue_many(tx, [new])[0]
+
+
+def queue_many(tx: Tx, new: Iterable[NewDelivery]) -> list[str]:
+    """Decides on many messages with one statement; returns their ids in the same order."""
+    rows = [
+        (
+            one.id or tx.ids.new(),
+            one.kind,
+            one.ref_id,
+            one.customer_id,
+            one.channel,
+            one.address,
+            tx.now,
+            one.not_before or tx.now,
+            Json(dict(one.data)),
+        )
+        for one in new
+    ]
+    tx.values(
+        "INSERT INTO delivery (id, kind, ref_id, customer_id, channel, address, created_at, not_before, data)"
+        " VALUES %s",
+        rows,
+    )
+    return [str(row[0]) for row in rows]
+
+
+def claim(tx: Tx, limit: int, kinds: Sequence[str]) -> list[Delivery]:
+    """Takes up to `limit` due messages for this sender alone, the longest waiting first."""
+    rows = tx.all(
+        "WITH due AS (SELECT id FROM delivery WHERE state = 'queued' AND not_before <= %s AND kind = ANY(%s)"
+        " ORDER BY not_before, id LIMIT %s FOR UPDATE SKIP LOCKED)"
+        " UPDATE delivery SET state = 'claimed', claimed_at = %s, handed_at = NULL, permit_expires_at = NULL,"
+        " attempts = attempts + 1 FROM due WHERE delivery.id = due.id RETURNING delivery.*",
+        (tx.now, list(kinds), limit, tx.now),
+    )
+    return sorted(map(_delivery, rows), key=lambda one: (one.created_at, one.id))
+
+
+def begin_hand_over(tx: Tx, id: str) -> bool:
+    """Notes that the message is about to leave; from here on a crash makes it uncertain.
+
+    False when the claim is not ours any more: then it must not be sent.
+    """
+    return (
+        tx.execute(
+            "UPDATE delivery SET handed_at = %s WHERE id = %s AND state = 'claimed' AND handed_at IS NULL",
+            (tx.now, id),
+        )
+        == 1
+    )
+
+
+def handed(tx: Tx, id: str, provider_id: str | None) -> bool:
+    """The provider took it. False when that does not matter any more.
+
+    A report may have come before this: it keeps its word, and only the provider's id is added.
+    """
+    return (
+        tx.execute(
+            "UPDATE delivery SET provider_id = coalesce(provider_id, %s), permit_expires_at = NULL,"
+            " handed_at = coalesce(handed_at, %s), settled_at = coalesce(settled_at, %s),"
+            " reason = CASE WHEN state IN ('claimed', 'uncertain') THEN NULL ELSE reason END,"
+            " state = CASE WHEN state IN ('claimed', 'uncertain') THEN 'handed' ELSE state END"
+            " WHERE id = %s AND state IN ('claimed', 'uncertain', 'delivered', 'bounced')",
+            (provider_id, tx.now, tx.now, id),
+        )
+        == 1
+    )
+
+
+def failed(tx: Tx, id: str, reason: str) -> bool:
+    """The provider certainly did not take it and never will."""
+    return _settle(tx, id, "failed", reason)
+
+
+def refused(tx: Tx, id: str, reason: str) -> bool:
+    """No permit was given: the customer may not be contacted."""
+    return _settle(tx, id, "refused", reason)
+
+
+def uncertain(tx: Tx, id: str, reason: str) -> bool:
+    """Nobody can tell whether it left; a report or a person settles it, never a sender."""
+    return (
+        tx.execute(
+            "UPDATE delivery SET state = 'uncertain', reason = %s, permit_expires_at = NULL"
+            " WHERE id = %s AND state = 'claimed'",
+            (reason, id),
+        )
+        == 1
+    )
+
+
+def give_back(
+    tx: Tx, ids: Sequence[str], not_before: datetime, reason: str | None, *, counted: bool
+) -> list[str]:
+    """Returns claimed messages that certainly did not leave to the queue; `counted`: that was an attempt."""
+    rows = tx.all(
+        "UPDATE delivery SET state = 'queued', not_before = %s, reason = %s, claimed_at = NULL,"
+        " handed_at = NULL, permit_expires_at = NULL, attempts = attempts - %s"
+        " WHERE id = ANY(%s::uuid[]) AND state = 'claimed' RETURNING id",
+        (not_before, reason, 0 if counted else 1, list(ids)),
+    )
+    return [str(row["id"]) for row in rows]
+
+
+def after_crash(tx: Tx, kinds: Sequence[str]) -> tuple[list[Delivery], list[Delivery]]:
+    """Settles what a dead sender left claimed for a minute: (back in the queue, now uncertain).
+
+    A message of `kinds` (this service's own sender) whose hand-over was not begun is queued again.
+    Everything else may have left: it becomes uncertain. That includes permits given to another service.
+    """
+    before = tx.now - CLAIM_LIFETIME
+    back = tx.all(
+        "UPDATE delivery SET state = 'queued', not_before = %s, claimed_at = NULL, permit_expires_at = NULL,"
+        " attempts = attempts - 1 WHERE id IN (SELECT id FROM delivery WHERE state = 'claimed'"
+        "  AND claimed_at < %s AND handed_at IS NULL AND kind = ANY(%s) FOR UPDATE SKIP LOCKED)"
+        " RETURNING *",
+        (tx.now, before, list(kinds)),
+    )
+    lost = tx.all(
+        "UPDATE delivery SET state = 'uncertain', permit_expires_at = NULL,"
+        " reason = 'The sender stopped while handing it over.'"
+        " WHERE id IN (SELECT id FROM delivery WHERE state = 'claimed' AND claimed_at < %s"
+        "  FOR UPDATE SKIP LOCKED) RETURNING *",
+        (before,),
+    )
+    return [_delivery(row) for row in back], [_delivery(row) for row in lost]
+
+
+def report(tx: Tx, id: str, state: Report, reason: str | None = None) -> Reported | None:
+    """What the provider says became of it; None when that is unknown here, or nothing new.
+
+    A report settles an uncertain delivery. A bounce after a delivery counts (mail servers accept first
+    and refuse later); nothing follows a bounce. A complaint leaves the state and becomes the reason.
+    """
+    row = tx.one("SELECT * FROM delivery WHERE id = %s FOR UPDATE", (id,))
+    if row is None:
+        return None
+    before = row["state"]
+    after: str
+    why: str | None
+    if state == "complained":
+        if row["reason"] == "complained" or before in ("failed", "refused"):
+            return None
+        after, why = ("delivered" if before in ("claimed", "uncertain", "handed") else before), "complained"
+    else:
+        final = {"delivered": ("delivered", "bounced", "failed", "refused")}
+        if before in final.get(state, ("bounced", "failed", "refused")):
+            return None
+        after, why = state, reason or ("complained" if row["reason"] == "complained" else None)
+    row = tx.one(
+        "UPDATE delivery SET state = %s, reason = %s, permit_expires_at = NULL,"
+        " handed_at = coalesce(handed_at, %s), settled_at = coalesce(settled_at, %s)"
+        " WHERE id = %s RETURNING *",
+        (after, why, tx.now, tx.now, id),
+    )
+    return None if row is None else Reported(_delivery(row), before)
+
+
+def uncertain_ones(tx: Tx, limit: int = 100) -> list[Delivery]:
+    """The uncertain deliveries about which nobody has decided yet, oldest first."""
+    rows = tx.all(
+        "SELECT * FROM delivery WHERE state = 'uncertain' AND settled_at IS NULL"
+        " ORDER BY created_at, id LIMIT %s",
+        (limit,),
+    )
+    return [_delivery(row) for row in rows]
+
+
+def send_again(tx: Tx, id: str, by: str) -> str:
+    """A person decides to send an uncertain message once more: a new delivery; returns its id.
+
+    The old one stays uncertain (it may well have arrived), but nobody is asked about it any more.
+    Raises `NotFound`, or `Conflict` when it is not uncertain or was sent again already.
+    """
+    row = tx.one("SELECT * FROM delivery WHERE id = %s FOR UPDATE", (id,))
+    if row is None:
+        raise NotFound("There is no such message.")
+    if row["state"] != "uncertain" or row["settled_at"] is not None:
+        raise Conflict("This message is not uncertain any more; nothing was sent.")
+    old = _delivery(row)
+    data = {**old.data, "again_of": old.id}
+    new = queue(tx, NewDelivery(old.kind, old.ref_id, old.channel, old.customer_id, old.address, data))
+    tx.execute(
+        "UPDATE delivery SET settled_at = %s, data = data || %s WHERE id = %s",
+        (tx.now, Json({"sent_again": new, "sent_again_by": by}), id),
+    )
+    return new
+
+
+def unsettled_permits(tx: Tx, customer_id: str) -> int:
+    """How many messages to a customer are on their way right now: permitted and not settled."""
+    return int(
+        tx.value(
+            "SELECT count(*) FROM delivery WHERE customer_id = %s AND state = 'claimed'"
+            " AND permit_expires_at > %s",
+            (customer_id, tx.now),
+        )
+    )
+
+
+def permitted(tx: Tx, ids: Sequence[str], expires_at: datetime) -> None:
+    """Notes until when the permits of claimed messages hold."""
+    tx.execute(
+        "UPDATE delivery SET permit_expires_at = %s WHERE id = ANY(%s::uuid[]) AND state = 'claimed'",
+        (expires_at, list(ids)),
+    )
+
+
+def _settle(tx: Tx, id: str, state: str, reason: str) -> bool:
+    return (
+        tx.execute(
+            "UPDATE delivery SET state = %s, reason = %s, settled_at = %s, permit_expires_at = NULL"
+            " WHERE id = %s AND state IN ('claimed', 'uncertain')",
+            (state, reason, tx.now, id),
+        )
+        == 1
+    )
+
+
+def _delivery(row: Row) -> Delivery:
+    known = {each.name: row[each.name] for each in fields(Delivery)}
+    for name in ("id", "ref_id", "customer_id"):
+        known[name] = None if known[name] is None else str(known[name])
+    return Delivery(**known)
