@@ -15,8 +15,6 @@ from shared.errors import Conflict, NotFound
 # A sender that died is not waited for longer than this: batch, time-out and settling are done well before.
 CLAIM_LIFETIME = timedelta(seconds=60)
 Report = Literal["delivered", "bounced", "failed", "complained"]
-    "id, kind, ref_id, customer_id, channel, address, state, reason, created_at, data, attempts, provider_id"
-)
 
 
 @dataclass(frozen=True, slots=True)
