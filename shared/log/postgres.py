@@ -229,6 +229,7 @@ class EmbeddedSource:
         self.db = db
         self.group = group
         self.topics = list(topics)
+        self._share = _SHARE
         self._connection: psycopg2.extensions.connection | None = None
         self._next: dict[tuple[str, int], int] = {}
 
@@ -240,7 +241,7 @@ class EmbeddedSource:
                 FROM log_offset o JOIN log_partition p USING (topic, "partition")
                 WHERE o.consumer = %s AND o.topic = ANY(%s) AND p.next_offset > o."offset"
                 ORDER BY o.turn LIMIT %s FOR NO KEY UPDATE OF o SKIP LOCKED""",
-                (self.group, self.topics, _SHARE),
+                (self.group, self.topics, self._share),
             )
             taken = [dict(row) for row in cur.fetchall()]
             if not taken:

@@ -1,0 +1,163 @@
+"""A publishing and a consuming service on one log, for every adapter of the log alike."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from shared.clock import ManualClock
+from shared.db import Database, Tx
+from shared.events import outbox
+from shared.events.consumer import Apply, Consumer
+from shared.events.envelope import Event
+from shared.events.relay import Relay
+from shared.log import Entry, Log, open_log
+from shared.settings import Settings
+
+GROUP = "reporting"
+KEYS = [str(uuid.UUID(int=number)) for number in range(1, 101)]
+TOPICS = ("customers", "deliveries")
+
+
+class Broken(Exception):
+    """What a handler raises that will never succeed."""
+
+
+def message(key: str, number: int, text: str = "hello") -> dict[str, Any]:
+    """The data of a `message.received`; its id follows from key and number."""
+    return {
+        "message_id": str(uuid.uuid5(uuid.UUID(key), str(number))),
+        "customer_id": key,
+        "account_id": None,
+        "channel": "sms",
+        "text": text,
+        "at": "2026-03-03T10:00:00Z",
+    }
+
+
+def customer(key: str, name: str = "Ada") -> dict[str, Any]:
+    """The data of a `customer.changed`."""
+    return {
+        "id": key,
+        "external_id": None,
+        "email": "ada@example.com",
+        "phone": None,
+        "name": name,
+        "account": None,
+        "language": None,
+        "time_zone": None,
+        "touchpoint": None,
+        "properties": {},
+        "may_email": True,
+        "may_sms": False,
+        "email_opt_out_at": None,
+        "sms_opt_out_at": None,
+        "created_at": "2026-03-03T10:00:00Z",
+        "updated_at": "2026-03-03T10:00:00Z",
+    }
+
+
+@dataclass
+class Bench:
+    """Two services and a log. Effects are written down in the order in which they happen."""
+
+    log: Log
+    owner: Database
+    reader: Database
+    clock: ManualClock
+    poison: set[str] = field(default_factory=set)
+
+    def say(self, key: str, *numbers: int, text: str = "hello") -> None:
+        """Appends messages of one customer, one transaction each, numbered as their versions."""
+        for number in numbers:
+            with self.owner.transaction() as tx:
+                self.append(tx, key, number, text)
+
+    def append(self, tx: Tx, key: str, number: int, text: str = "hello") -> None:
+        outbox.append(tx, "message.received", key, number, message(key, number, text), aggregate=key)
+
+    def change(self, key: str, version: int, name: str = "Ada") -> None:
+        with self.owner.transaction() as tx:
+            outbox.append(tx, "customer.changed", key, version, customer(key, name))
+
+    def erase(self, key: str, version: int) -> None:
+        with self.owner.transaction() as tx:
+            outbox.erase(tx, key, version)
+
+    def relay(self, **options: Any) -> Relay:
+        return Relay("survey", self.owner, self.log.sink(), **options)
+
+    def flush(self) -> None:
+        """Sends all of the outbox, late commits too."""
+        while self.relay().run_once():
+            pass
+
+    def consumer(self, apply: Apply | None = None, **options: Any) -> Consumer:
+        source = self.log.source(GROUP, TOPICS)
+        return Consumer(GROUP, self.reader, source, apply or self.apply, **options)
+
+    def consume(self, consumer: Consumer | None = None) -> None:
+        """Applies all that is on the log."""
+        mine = consumer or self.consumer()
+        while mine.run_once():
+            pass
+        if consumer is None:
+            mine.source.close()
+
+    def apply(self, tx: Tx, events: Sequence[Event]) -> None:
+        """Writes each event down; those whose text is poison, never."""
+        for event in events:
+            if event.data and event.data.get("text") in self.poison:
+                raise Broken("this one never works")
+            tx.execute(
+                "INSERT INTO effect (event_id, topic, key, version) VALUES (%s, %s, %s, %s)",
+                (event.id, event.topic, event.key, event.version),
+            )
+
+    def effects(self, key: str | None = None, topic: str | None = None) -> list[int]:
+        """The versions applied, in order, of one key or of all."""
+        with self.reader.transaction() as tx:
+            rows = tx.all(
+                """SELECT version FROM effect WHERE (%(key)s::text IS NULL OR key = %(key)s)
+                AND (%(topic)s::text IS NULL OR topic = %(topic)s) ORDER BY id""",
+                {"key": key, "topic": topic},
+            )
+        return [row["version"] for row in rows]
+
+    def waiting(self) -> int:
+        """How many events are in the outbox."""
+        with self.owner.transaction() as tx:
+            return int(tx.value("SELECT count(*) FROM outbox"))
+
+    def parked(self) -> list[tuple[str, int]]:
+        """The keys that are parked, and with how many events each."""
+        with self.reader.transaction() as tx:
+            rows = tx.all("SELECT key, count(*) AS events FROM parked GROUP BY key ORDER BY key")
+        return [(row["key"], row["events"]) for row in rows]
+
+    def on_log(self, topic: str) -> list[Entry]:
+        return list(self.log.tail(topic, 10_000))
+
+    def unread(self) -> int:
+        return sum(lag.unread for lag in self.log.lag(GROUP))
+
+
+@pytest.fixture(params=["embedded"])
+def log(request: pytest.FixtureRequest, settings: Settings, clock: ManualClock) -> Iterator[Log]:
+    """An empty log with every topic of the catalog."""
+    made = open_log(settings, clock)
+    made.ensure_topics()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bench(log: Log, database: Callable[[str], Database], clock: ManualClock) -> Bench:
+    reader = database("reporting")
+    with reader.transaction() as tx:
+        tx.execute("CREATE TABLE effect (id bigint GENERATED ALWAYS AS IDENTITY, event_id uuid, topic text, key text, version bigint)")
+    return Bench(log, database("survey"), reader, clock)
