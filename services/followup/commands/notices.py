@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from psycopg2.extras import Json
-
 from services.followup.domain.by import By
+from shared.channels import ledger
+from shared.channels.ledger import Delivery, NewDelivery
 from shared.db import Database, Row, Tx
 from shared.errors import Conflict, NotFound
 from shared.events import outbox
@@ -17,19 +17,14 @@ from shared.ids import is_id
 BATCH = 1000
 
 
-def queue(tx: Tx, made: list[Row], data: dict[str, Any] | None = None) -> None:
-    """Queues a delivery for each notice ({id, delivery_id, customer_id}).
-
-    Channel and address are the permit's to say; the e-mail written here is only a wish.
-    """
-    tx.values(
-        "INSERT INTO delivery (id, kind, ref_id, customer_id, channel, created_at, not_before, data)"
-        " VALUES %s",
+def queue(tx: Tx, made: list[Row]) -> None:
+    """Queues a delivery for each notice ({id, delivery_id, customer_id}); the permit will say where to."""
+    ledger.queue_many(
+        tx,
         [
-            (row["delivery_id"], row["id"], row["customer_id"], tx.now, tx.now, Json(data or {}))
+            NewDelivery("notice", row["id"], "email", row["customer_id"], id=row["delivery_id"])
             for row in made
         ],
-        template="(%s, 'notice', %s, %s, 'email', %s, %s, %s)",
     )
 
 
@@ -62,11 +57,12 @@ def skip(tx: Tx, notice_id: str, reason: str, *, state: str = "skipped") -> None
     )
 
 
-def uncertain(tx: Tx) -> int:
-    """Notices whose delivery may or may not have reached the provider say so; returns how many."""
-    return tx.execute(
+def uncertain(tx: Tx, delivery_id: str) -> None:
+    """Nobody knows whether a notice's message reached the provider; a report or a person will settle it."""
+    tx.execute(
         "UPDATE notice n SET state = 'uncertain', channel = d.channel FROM delivery d"
-        " WHERE d.id = n.delivery_id AND d.kind = 'notice' AND d.state = 'uncertain' AND n.state = 'queued'"
+        " WHERE d.id = %s AND d.state = 'uncertain' AND n.delivery_id = d.id AND n.state = 'queued'",
+        (delivery_id,),
     )
 
 
@@ -78,11 +74,19 @@ def send_again(tx: Tx, notice_id: str, by: By) -> Row:
     notice = _locked(tx, notice_id)
     if notice["state"] != "uncertain":
         raise Conflict("It is known by now what became of this message. Nothing was sent again.")
-    delivery_id = tx.ids.new()
+    delivery_id = ledger.send_again(tx, notice["delivery_id"], by.name)
     tx.execute("UPDATE notice SET state = 'queued', delivery_id = %s WHERE id = %s", (delivery_id, notice_id))
-    again = {"id": notice_id, "delivery_id": delivery_id, "customer_id": notice["customer_id"]}
-    queue(tx, [again], {"again_by": by.name, "instead_of": notice["delivery_id"]})
     return {**notice, "state": "queued", "delivery_id": delivery_id}
+
+
+def take_another_delivery(tx: Tx, notice_id: str) -> None:
+    """Queues a waiting notice under a new delivery, because survey has closed the old one unused."""
+    notice = _locked(tx, notice_id)
+    if notice["state"] != "queued":
+        return
+    again = {"id": notice_id, "delivery_id": tx.ids.new(), "customer_id": notice["customer_id"]}
+    queue(tx, [again])
+    tx.execute("UPDATE notice SET delivery_id = %s WHERE id = %s", (again["delivery_id"], notice_id))
 
 
 def answer(tx: Tx, notice_id: str, helped: bool) -> Row:
@@ -135,15 +139,17 @@ def on_delivery_reported(tx: Tx, event: Event) -> None:
     data = event.data or {}
     if data.get("kind") != "notice":
         return
-    found = tx.one("SELECT state FROM delivery WHERE id = %s AND kind = 'notice'", (data["delivery_id"],))
-    if found is None or tx.one("SELECT 1 FROM notice WHERE id = %s", (data["ref_id"],)) is None:
+    notice_id = data["ref_id"]
+    if not tx.one("SELECT 1 FROM notice WHERE id = %s", (notice_id,)):
         return
-    notice = _locked(tx, data["ref_id"])
-    at = datetime.fromisoformat(data["at"])
-    if data["state"] in ("delivered", "complained"):
-        _arrived(tx, notice, data["delivery_id"], data["channel"], at)
-    else:
-        _bounced(tx, notice, data["delivery_id"], data["reason"] or data["state"])
+    notice = _locked(tx, notice_id)
+    told = ledger.report(tx, data["delivery_id"], data["state"], data["reason"])
+    if told is None:
+        return
+    if told.delivery.state == "delivered":
+        _arrived(tx, notice, told.delivery, datetime.fromisoformat(data["at"]))
+    elif notice["delivery_id"] == told.delivery.id and notice["helped"] is None:
+        _bounced(tx, notice)
 
 
 def on_customer_erased(tx: Tx, customer_id: str) -> None:
@@ -199,37 +205,26 @@ def republish(db: Database) -> int:
         count, after = count + len(known), rows[-1]["id"]
 
 
-def _arrived(tx: Tx, notice: Row, delivery_id: str, channel: str, at: datetime) -> None:
-    tx.execute(
-        "UPDATE delivery SET state = 'delivered', settled_at = %s WHERE id = %s AND state <> 'bounced'",
-        (at, delivery_id),
-    )
+def _arrived(tx: Tx, notice: Row, delivery: Delivery, at: datetime) -> None:
     # A person may have had it sent again while it was on its way: that second message is not needed.
     tx.execute(
         "UPDATE delivery SET state = 'refused', reason = 'already_delivered', settled_at = %s"
         " WHERE ref_id = %s AND kind = 'notice' AND state = 'queued'",
         (tx.now, notice["id"]),
     )
-    if notice["state"] == "failed" and notice["delivery_id"] == delivery_id:
-        return  # "bounced" came later and was heard earlier
     if not notice["sent_at"] and notice["state"] in ("queued", "uncertain"):
-        sent(tx, notice["id"], delivery_id, channel, at)
+        sent(tx, notice["id"], delivery.id, delivery.channel, at)
     tx.execute(
         "UPDATE notice SET delivered_at = coalesce(delivered_at, %s) WHERE id = %s AND sent_at IS NOT NULL",
         (at, notice["id"]),
     )
 
 
-def _bounced(tx: Tx, notice: Row, delivery_id: str, reason: str) -> None:
-    tx.execute(
-        "UPDATE delivery SET state = 'bounced', reason = %s, settled_at = %s WHERE id = %s",
-        (reason, tx.now, delivery_id),
-    )
-    if notice["delivery_id"] != delivery_id or notice["helped"] is not None:
-        return
+def _bounced(tx: Tx, notice: Row) -> None:
     if notice["sent_at"]:
         tx.execute(
-            "UPDATE notice SET state = 'failed', skip_reason = 'bounced' WHERE id = %s", (notice["id"],)
+            "UPDATE notice SET state = 'failed', skip_reason = 'bounced', delivered_at = NULL WHERE id = %s",
+            (notice["id"],),
         )
     else:
         skip(tx, notice["id"], "bounced", state="failed")
@@ -247,7 +242,7 @@ def _locked(tx: Tx, notice_id: str) -> Row:
         tx.execute("INSERT INTO customer (id) VALUES (%s) ON CONFLICT DO NOTHING", (customer,))
         tx.one(lock, (customer,))
     notice = tx.one("SELECT * FROM notice WHERE id = %s FOR NO KEY UPDATE", (notice_id,))
-    assert notice is not None  # noqa: S101 - notices are never deleted
+    assert notice is not None
     return notice
 
 
@@ -257,7 +252,7 @@ def _report(tx: Tx, notice: Row, kind: str, changes: str, values: dict[str, Any]
         " WHERE id = %(id)s RETURNING *",
         {**values, "now": tx.now, "id": notice["id"]},
     )
-    assert row is not None  # noqa: S101 - its row is locked
+    assert row is not None
     if not _is_erased(tx, row["customer_id"]):
         _append(tx, kind, row)
     return row

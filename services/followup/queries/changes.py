@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from services.followup.queries import themes
 from shared.db import Row, Tx
-from shared.errors import NotFound
+from shared.errors import Invalid, NotFound
 from shared.ids import is_id
+from shared.web.paging import Cursor
 
 STATES = ("draft", "published", "withdrawn")
 
@@ -40,6 +42,30 @@ _NOTICE_FILTERS = {
     "failed": "n.state = 'failed'",
     "uncertain": "n.state = 'uncertain'",
 }
+
+
+def after(cursor: str | None) -> tuple[str, str] | None:
+    """Where `listing` goes on: (`created_at`, `id`) of the last one seen. Raises `Invalid`."""
+    values = Cursor.decode(cursor, 2)
+    if values is None:
+        return None
+    try:
+        at, change_id = datetime.fromisoformat(str(values[0])), str(values[1])
+    except ValueError:
+        change_id = ""
+    if not is_id(change_id):
+        raise Invalid("This page's cursor belongs to another list.", fields={"cursor": "of another list"})
+    return at.isoformat(), change_id
+
+
+def after_id(cursor: str | None) -> str | None:
+    """Where a list by customer goes on: the last id seen. Raises `Invalid` for another list's cursor."""
+    values = Cursor.decode(cursor, 1)
+    if values is None:
+        return None
+    if not is_id(str(values[0])):
+        raise Invalid("This page's cursor belongs to another list.", fields={"cursor": "of another list"})
+    return str(values[0])
 
 
 def listing(
@@ -125,6 +151,16 @@ def notices(
         ORDER BY n.customer_id LIMIT %(limit)s
         """,  # noqa: S608
         {"change": change_id, "after": after, "limit": limit},
+    )
+
+
+def has_notice(tx: Tx, change_id: str, notice_id: str) -> bool:
+    """Whether a notice belongs to a change."""
+    return (
+        is_id(change_id)
+        and is_id(notice_id)
+        and tx.one("SELECT 1 FROM notice WHERE id = %s AND change_id = %s", (notice_id, change_id))
+        is not None
     )
 
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from shared.db import Row, Tx
+from shared.errors import NotFound
+from shared.ids import is_id
 
 
 def active(tx: Tx) -> list[Row]:
     """The themes to choose from (`id`, `name`), by name."""
     return tx.all("SELECT id, name FROM theme WHERE retired_at IS NULL ORDER BY name_key")
+
+
+def one(tx: Tx, theme_id: str) -> Row:
+    """A theme (`id`, `name`, `retired_at`). Raises `NotFound`."""
+    row = None
+    if is_id(theme_id):
+        row = tx.one("SELECT id, name, retired_at FROM theme WHERE id = %s", (theme_id,))
+    if row is None:
+        raise NotFound("There is no such theme.")
+    return row
 
 
 def every(tx: Tx) -> list[Row]:

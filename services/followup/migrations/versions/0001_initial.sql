@@ -242,3 +242,11 @@ CREATE TABLE notice (
 CREATE INDEX notice_customer ON notice (customer_id);
 CREATE INDEX notice_change ON notice (change_id, id);
 CREATE INDEX notice_queued ON notice (created_at) WHERE state = 'queued';
+-- How hand-overs ended that survey has not been told yet: it gave the permits and wants them settled.
+CREATE TABLE permit_result (
+    delivery_id uuid PRIMARY KEY,
+    result text NOT NULL,                       -- 'handed' | 'failed' | 'uncertain' | 'later'
+    provider_id text,
+    reason text,
+    at timestamptz NOT NULL
+);
