@@ -107,9 +107,16 @@ def reset_password(tx: Tx, key: bytes, staff_id: str) -> str:
 
 
 def set_own_password(
-    tx: Tx, staff_id: str, *, current: str, new: str, email: str | None = None, name: str | None = None
+    tx: Tx,
+    staff_id: str,
+    *,
+    current: str,
+    new: str,
+    again: str,
+    email: str | None = None,
+    name: str | None = None,
 ) -> Row:
-    """Changes one's own password and ends all other sessions; the caller signs a new cookie.
+    """Changes one's own password (typed twice) and ends all other sessions; the caller signs a new cookie.
 
     The first administrator gives `email` and `name` along. Raises `Invalid` naming the field.
     """
@@ -132,6 +139,8 @@ def set_own_password(
         wrong = "This is the password you have now. Choose another."
     if wrong:
         fields["new"] = wrong
+    elif new != again:
+        fields["again"] = "This is not the same as above."
     if fields:
         raise Invalid("The password was not changed.", fields=fields)
     row = _update(
