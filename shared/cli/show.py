@@ -22,11 +22,15 @@ class Steps:
     def step(self, text: str) -> Iterator[Callable[[str], None]]:
         """The block is the step; the function it gets adds a word on how far it is."""
         began = time.monotonic()
-        if not self.console.is_terminal:
-            yield lambda _: None
-        else:
-            with self.console.status(escape(text)) as status:
-                yield lambda word: status.update(f"{escape(text)} [dim]{escape(word)}[/dim]")
+        try:
+            if not self.console.is_terminal:
+                yield lambda _: None
+            else:
+                with self.console.status(escape(text)) as status:
+                    yield lambda word: status.update(f"{escape(text)} [dim]{escape(word)}[/dim]")
+        except BaseException:
+            self.console.print(f"[red]✗[/red] {escape(text)}")
+            raise
         self.console.print(f"[green]✓[/green] {escape(text)} [dim]{time.monotonic() - began:.1f} s[/dim]")
 
     def note(self, text: str) -> None:

@@ -32,6 +32,8 @@ from shared.settings import DATABASES, Settings, load, reachable
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _STARTED = "started"
+# A process that has been ending at once for so many seconds will not mend itself.
+_HOPELESS = 20.0
 _SOURCES = (".py", ".sql", ".html", ".txt", ".css", ".js", ".mjml", ".json", ".toml", ".svg")
 
 
@@ -131,16 +133,24 @@ class Installation:
         return settings
 
     def _wait(self, missing: Callable[[], list[Part]], timeout: float, told: Callable[[str], None]) -> None:
-        until = time.monotonic() + timeout
+        began = time.monotonic()
+        failing_since = began
         while left := missing():
             told(", ".join(part.name for part in left))
-            if time.monotonic() > until:
+            now = time.monotonic()
+            if not any(part.facts.get("state") in ("BACKOFF", "FATAL") for part in left):
+                failing_since = now
+            if now > min(began + timeout, failing_since + _HOPELESS):
                 raise CannotRunHere(
-                    f"Not ready after {timeout:.0f} seconds: "
-                    + "; ".join(f"{part.name} ({part.problem})" for part in left)
-                    + f". `hearback logs` shows why; the files are in {self.home / 'log'}."
+                    f"Not ready after {now - began:.0f} seconds: "
+                    + "; ".join(f"{part.name} ({part.problem}{self._last_words(part.name)})" for part in left)
+                    + f". `hearback logs` shows more; the files are in {self.home / 'log'}."
                 )
             time.sleep(0.1)
+
+    def _last_words(self, program: str) -> str:
+        lines = [line for line in _read(self.home / "log" / f"{program}.log").splitlines() if line.strip()]
+        return f": {lines[-1].strip()[:300]}" if lines else ""
 
     def unready(self, settings: Settings) -> list[Part]:
         """The parts that cannot do their work yet; each step is looked at when the one before is fine."""

@@ -1,0 +1,59 @@
+# Hearback on one machine. `make` alone says what there is.
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+bin := .venv/bin
+
+.PHONY: help
+help: ## What can be made
+	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+
+.PHONY: up
+up: environment ## Start everything; says the address, and at the first start the password
+	@$(bin)/hearback up
+
+.PHONY: down
+down: environment ## Stop everything; the data stays in var/
+	@$(bin)/hearback down
+
+.PHONY: logs
+logs: environment ## Follow what all parts log
+	@$(bin)/hearback logs --follow
+
+.PHONY: demo
+demo: up ## Start with made-up customers and three months of history
+	@$(bin)/hearback demo
+
+.PHONY: test
+test: test-environment ## Run all tests (ARGS="tests/unit -k nps" for some)
+	@.ci/chromium
+	@$(bin)/python -m pytest $(ARGS)
+
+.PHONY: faults
+faults: test-environment ## Kill processes at the worst moments and check that nothing is lost (SEEDS=20 for more)
+	@$(bin)/python -m pytest tests/faults $(ARGS)
+
+.PHONY: lint
+lint: test-environment ## Check style, types and the layers
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check .
+	@$(bin)/mypy
+	@$(bin)/lint-imports
+
+.PHONY: format
+format: test-environment ## Put the code into its format
+	@$(bin)/ruff check --fix --quiet . || true
+	@$(bin)/ruff format --quiet .
+
+.PHONY: lock
+lock: test-environment ## Pin the newest versions of all requirements
+	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header pyproject.toml -o requirements.txt
+	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group test -c requirements.txt -o requirements-test.txt
+	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group bootstrap -o requirements-bootstrap.txt
+
+.PHONY: environment
+environment:
+	@.ci/environment
+
+.PHONY: test-environment
+test-environment:
+	@.ci/environment test
