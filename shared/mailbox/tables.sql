@@ -19,8 +19,9 @@ CREATE TABLE mailbox.message (
     read_at timestamptz,
     status text                                 -- what was reported: 'delivered' | 'bounced' | 'complained'
 );
-CREATE INDEX message_recipient ON mailbox.message (recipient, seq DESC);
+CREATE INDEX message_recipient ON mailbox.message (lower(recipient), seq DESC);
 CREATE INDEX message_sms ON mailbox.message (sender, seq DESC) WHERE direction = 'in';
+CREATE INDEX message_unread ON mailbox.message (channel) WHERE read_at IS NULL AND direction = 'out';
 CREATE INDEX message_channel ON mailbox.message (channel, seq DESC);
 
 -- Webhooks still to be posted back.

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
+from urllib.parse import quote, urlsplit
 
-from flask import Flask, g, redirect, request
+from flask import Flask, current_app, g, redirect, request
 from werkzeug.wrappers import Response
 
 from shared.errors import Forbidden, Unauthenticated, Unavailable
@@ -16,6 +17,7 @@ from shared.web import csrf, service_auth, session
 from shared.web.service import Service, service
 
 ROLES = ("agent", "lead", "admin", "viewer")
+ANY_SCOPE = "*"  # a route for every key, whatever its scopes
 _MARK = "__hearback_access__"
 _UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,6 +44,7 @@ class Actor:
     email: str
     role: str
     kind: Literal["staff", "key", "service"]
+    scopes: tuple[str, ...] = ()
 
     @property
     def is_agent(self) -> bool:
@@ -152,8 +155,6 @@ def guard() -> Response | None:
     """Before each request: refuses who may not, and remembers who may."""
     if request.url_rule is None:  # no such route, or not by this method: answered as such to everybody
         return None
-    from flask import current_app
-
     access = declared(current_app, request.endpoint or "", request.method)
     if request.method == "OPTIONS" and access is None:
         return None
@@ -177,10 +178,17 @@ def guard() -> Response | None:
 
 
 def is_local() -> bool:
-    """Whether the request comes from this very machine, and no proxy brought it here for somebody else."""
+    """Whether the request comes from this very machine, and no proxy brought it here for somebody else.
+
+    The name asked for must be this machine's, too: else a stranger's page could have its own name
+    resolved to loopback and read along in a browser that runs here.
+    """
     forwarded = any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip", "Via"))
     address = request.remote_addr or ""
-    return not forwarded and (address == "::1" or address.startswith("127."))
+    if forwarded or not (address == "::1" or address.startswith("127.")):
+        return False
+    asked = urlsplit(f"//{request.host}").hostname
+    return asked in ("localhost", "127.0.0.1", "::1", urlsplit(service().settings.public_url).hostname)
 
 
 def _let_service_in(access: Access) -> None:
@@ -201,9 +209,9 @@ def _let_key_in(access: Access) -> None:
         raise Unauthenticated("This API key is unknown or disabled.", slug="unknown-key")
     if access.scope is None:
         raise Forbidden("API keys cannot be used here; a person has to log in.")
-    if access.scope not in row["scopes"]:
+    if access.scope not in (ANY_SCOPE, *row["scopes"]):
         raise Forbidden(f"This API key lacks the scope {access.scope}.", slug="scope-missing")
-    g.actor = Actor(str(row["id"]), row["name"], "", "key", "key")
+    g.actor = Actor(str(row["id"]), row["name"], "", "key", "key", tuple(row["scopes"]))
 
 
 def _let_staff_in(access: Access) -> Response | None:
@@ -253,8 +261,6 @@ def _staff(here: Service, found: session.Session) -> Actor | None:
 
 def login_redirect() -> Response:
     """To the login page, and from there back to the page that was asked for."""
-    from urllib.parse import quote
-
     wanted = request.full_path.rstrip("?") if request.method == "GET" else ""
     query = f"?next={quote(wanted, safe='/')}" if wanted and wanted != "/" else ""
     return redirect(f"/followup/login{query}", 303)

@@ -25,6 +25,7 @@ from shared.web import (
     nav,
     observe,
     problems,
+    whoami,
 )
 from shared.web.service import Service, WebDatabase, begin_request, has_committed
 
@@ -41,11 +42,13 @@ def create_service(
     ids: Ids | None = None,
     package: str,
     database: str | None = None,
+    stand_in: bool = False,
 ) -> Flask:
     """An app for the service `name` whose code is in `package`; add blueprints, then call `finish`.
 
     `app.extensions["hearback"]` is its `Service`, `app.extensions["hearback_api"]` the flask-smorest
-    `Api` to register API blueprints with. `database` names another database than the service's own.
+    `Api` to register API blueprints with. `database` names another database than the service's own. A
+    `stand_in` (the mailbox) has the same frame, but no staff, no events and no health of its own.
     """
     clock, ids = clock or SystemClock(), ids or SystemIds()
     url = settings.database_urls[database or name]
@@ -78,8 +81,10 @@ def create_service(
     app.extensions["hearback_api"] = api
     problems.register(app)
     app.register_error_handler(idempotency._Refused, idempotency.refused)
-    app.register_blueprint(health.blueprint(here, observer))
     app.register_blueprint(assets.blueprint(name))
+    if not stand_in:
+        app.register_blueprint(health.blueprint(here, observer))
+        app.register_blueprint(whoami.blueprint(name))
 
     @app.after_request
     def leave(response: Response) -> Response:

@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg2
 import structlog
-from flask import Flask, Response, g, make_response, render_template, request
+from flask import Flask, Response, g, make_response, redirect, render_template, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -148,8 +148,6 @@ def _hearback(error: HearbackError) -> Any:
     if isinstance(error, access.LogIn) and not wants_json():
         return access.login_redirect()
     if isinstance(error, access.MustChangePassword) and not wants_json():
-        from flask import redirect
-
         return redirect("/followup/password", 303)
     if error.status >= 500 and not isinstance(error, Unavailable):
         log.error("request.failed", slug=error.slug, exc_info=error)
