@@ -21,7 +21,9 @@ def email(text: str) -> str:
     local, _, domain = address.rpartition("@")
     if len(address) <= 200 and len(local) <= 64:
         simple = f"{local}@{domain.lower()}"
-        if _PLAIN.fullmatch(simple) and not domain.lower().endswith((".local", ".invalid", ".localhost", ".arpa")):
+        if _PLAIN.fullmatch(simple) and not domain.lower().endswith(
+            (".local", ".invalid", ".localhost", ".arpa")
+        ):
             return simple
     from email_validator import EmailNotValidError, validate_email
 
@@ -50,7 +52,9 @@ def phone(text: str, region: str | None = None) -> str:
     except phonenumbers.NumberParseException:
         raise BadValue("is not a phone number") from None
     if parsed.extension or not phonenumbers.is_possible_number(parsed):
-        raise BadValue("has an extension" if parsed.extension else "is not a phone number: its length is not possible")
+        raise BadValue(
+            "has an extension" if parsed.extension else "is not a phone number: its length is not possible"
+        )
     return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
 
 

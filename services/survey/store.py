@@ -47,7 +47,8 @@ _MATCHING = (
 def accounts_of_matching(tx: Tx, keys: Mapping[str, Sequence[str]]) -> list[str]:
     """The accounts that customers with any of these keys belong to now; nothing is locked."""
     rows = tx.all(
-        f"SELECT DISTINCT account_id FROM customer WHERE id IN ({_MATCHING}) AND account_id IS NOT NULL", dict(keys)
+        f"SELECT DISTINCT account_id FROM customer WHERE id IN ({_MATCHING}) AND account_id IS NOT NULL",
+        dict(keys),
     )
     return [row["account_id"] for row in rows]
 
@@ -62,6 +63,15 @@ def lock_matching(tx: Tx, keys: Mapping[str, Sequence[str]]) -> list[Row]:
 def lock_customer(tx: Tx, customer_id: str) -> Row | None:
     """One customer, locked as their events need it."""
     return tx.one(f"SELECT {CUSTOMER} FROM customer WHERE id = %s FOR NO KEY UPDATE", (customer_id,))
+
+
+def lock_one_of(tx: Tx, account_id: str, but: Sequence[str]) -> Row | None:
+    """Any one customer of an account, none of `but`; locked."""
+    return tx.one(
+        f"SELECT {CUSTOMER} FROM customer WHERE account_id = %s AND id <> ALL(%s::uuid[])"
+        " ORDER BY id LIMIT 1 FOR NO KEY UPDATE",
+        (account_id, list(but)),
+    )
 
 
 def add_accounts(tx: Tx, accounts: Sequence[Row]) -> int:
@@ -88,7 +98,8 @@ def update_accounts(tx: Tx, accounts: Sequence[Row]) -> None:
 
 def _customer_values(customer: Row) -> tuple[Any, ...]:
     return tuple(
-        Json(customer[name]) if name == "properties" else customer[name] for name in map(str.strip, CUSTOMER.split(","))
+        Json(customer[name]) if name == "properties" else customer[name]
+        for name in map(str.strip, CUSTOMER.split(","))
     )
 
 
@@ -175,7 +186,13 @@ def announce(tx: Tx, customer_ids: Iterable[str], *, replay: bool = False) -> No
     outbox.append_many(
         tx,
         [
-            outbox.New("customer.changed", row["id"], row["version"], customer_data(row, row["account"]), replay=replay)
+            outbox.New(
+                "customer.changed",
+                row["id"],
+                row["version"],
+                customer_data(row, row["account"]),
+                replay=replay,
+            )
             for row in rows
         ],
     )
@@ -204,5 +221,6 @@ def opted_out(tx: Tx, pairs: Sequence[tuple[str, bytes]]) -> dict[tuple[str, byt
 def add_opt_outs(tx: Tx, rows: Sequence[tuple[str, bytes, Any, str]]) -> None:
     """Remembers opt-outs as (channel, fingerprint, at, source); an earlier one stays."""
     tx.values(
-        "INSERT INTO opt_out (channel, address_hash, at, source) VALUES %s ON CONFLICT DO NOTHING", sorted(set(rows))
+        "INSERT INTO opt_out (channel, address_hash, at, source) VALUES %s ON CONFLICT DO NOTHING",
+        sorted(set(rows)),
     )

@@ -36,17 +36,20 @@ def change(tx: Tx, changes: Mapping[str, Any]) -> Row:
     if owner and not tx.one("SELECT 1 FROM staff WHERE email = %s AND NOT disabled", (owner,)):
         raise Invalid(
             "The fallback owner has no login here.",
-            fields={"fallback_owner": f"nobody with the address {owner} can log in: add them to the staff first"},
+            fields={
+                "fallback_owner": f"nobody with the address {owner} can log in: add them to the staff first"
+            },
         )
     # Names come from FIELDS only.
     columns = ", ".join(f"{name} = %({name})s" for name in new)
-    row = tx.one(
-        f"UPDATE company SET version = version + 1, {columns} RETURNING *",  # noqa: S608
+    changed = tx.one(
+        f"UPDATE company SET version = version + 1, {columns} RETURNING *",
         {name: Json(value) if name == "business_hours" else value for name, value in new.items()},
     )
-    assert row is not None  # noqa: S101 - locked above
-    announce(tx, row)
-    return row
+    if changed is None:
+        raise LookupError("the company's row is gone")
+    announce(tx, changed)
+    return changed
 
 
 def set_up(tx: Tx) -> None:
@@ -64,7 +67,7 @@ def announce(tx: Tx, row: Mapping[str, Any], *, replay: bool = False) -> None:
 def _row(tx: Tx) -> Row:
     """The company's row, locked; made with its defaults when there is none."""
     made = tx.one(
-        f"INSERT INTO company ({', '.join(_COLUMNS)}) VALUES %(values)s"  # noqa: S608
+        f"INSERT INTO company ({', '.join(_COLUMNS)}) VALUES %(values)s"
         " ON CONFLICT (only_row) DO NOTHING RETURNING *",
         {
             "values": tuple(
@@ -77,5 +80,6 @@ def _row(tx: Tx) -> Row:
         announce(tx, made)
         return made
     row = tx.one("SELECT * FROM company FOR NO KEY UPDATE")
-    assert row is not None  # noqa: S101 - the insert found it there
+    if row is None:
+        raise LookupError("the company's row is gone")
     return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import psycopg2.errors
@@ -11,7 +11,7 @@ import psycopg2.errors
 from services.survey import store
 from services.survey.addresses import Fingerprints
 from services.survey.domain import identity, values
-from services.survey.domain.identity import Clash
+from services.survey.domain.identity import Clash, Incomplete
 from services.survey.domain.rows import OF_ACCOUNT, Row
 from shared.db import Database, Tx
 from shared.db import Row as Record
@@ -34,6 +34,8 @@ class Outcome:
     customer_id: str | None = None
     column: str | None = None
     reason: str | None = None
+    conflict: bool = False
+    account_id: str | None = None
 
 
 class Overtaken(Exception):
@@ -54,7 +56,9 @@ def retrying(db: Database, command: Callable[[Tx], T], tries: int = 6) -> T:
         except Unavailable:
             if attempt == tries - 1:
                 raise
-    raise Unavailable("Others are changing the same customers. Nothing was changed; please try again.", retry_after=2)
+    raise Unavailable(
+        "Others are changing the same customers. Nothing was changed; please try again.", retry_after=2
+    )
 
 
 @dataclass
@@ -69,8 +73,6 @@ class _Batch:
     by_name: dict[str, str] = field(default_factory=dict)
     released: set[tuple[str, str]] = field(default_factory=set)
     opt_outs: list[tuple[str, bytes, Any, str]] = field(default_factory=list)
-    # Whose row said something new about an account: their event carries it.
-    carriers: dict[str, str] = field(default_factory=dict)
 
 
 def upsert(tx: Tx, rows: Sequence[Row], fingerprints: Fingerprints) -> list[Outcome]:
@@ -92,12 +94,23 @@ def upsert(tx: Tx, rows: Sequence[Row], fingerprints: Fingerprints) -> list[Outc
         ],
     )
     outcomes = [_apply(tx, batch, row, known, fingerprints) for row in rows]
-    _write(tx, batch)
-    return outcomes
+    changed = _write(tx, batch)
+    # What later rows of the batch put back has not changed.
+    return [
+        replace(outcome, effect="unchanged")
+        if outcome.effect == "updated" and not changed & {outcome.customer_id, outcome.account_id}
+        else outcome
+        for outcome in outcomes
+    ]
 
 
-def save(db: Database, values_: Mapping[str, Any], properties: Mapping[str, str | None], fingerprints: Fingerprints,
-         customer_id: str | None = None) -> Outcome:
+def save(
+    db: Database,
+    values_: Mapping[str, Any],
+    properties: Mapping[str, str | None],
+    fingerprints: Fingerprints,
+    customer_id: str | None = None,
+) -> Outcome:
     """Creates or changes one customer; with `customer_id` that very one.
 
     Raises `NotFound`, `Invalid` when nothing identifies them, `Conflict` when the data belong to another.
@@ -108,7 +121,7 @@ def save(db: Database, values_: Mapping[str, Any], properties: Mapping[str, str 
         reason = outcome.reason or ""
         if outcome.column == "id":
             raise NotFound("There is no such customer.")
-        kind = Conflict if "customer" in reason else Invalid
+        kind = Conflict if outcome.conflict else Invalid
         raise kind(f"Nothing was saved: {reason}.", fields={outcome.column or "request": reason})
     return outcome
 
@@ -158,8 +171,11 @@ def _apply(
     tx: Tx, batch: _Batch, row: Row, known: Mapping[tuple[str, bytes], Any], fingerprints: Fingerprints
 ) -> Outcome:
     keys = _keys(row)
-    candidates = {batch.by_key[key, value] for key, value in keys.items() if value and (key, value) in batch.by_key}
+    candidates = {
+        batch.by_key[key, value] for key, value in keys.items() if value and (key, value) in batch.by_key
+    }
     try:
+        customer: Record | None
         if row.customer_id is not None:
             customer = _forced(batch, row.customer_id, candidates, keys)
         else:
@@ -169,14 +185,14 @@ def _apply(
         _set(after, row, keys)
         account = _account(tx, batch, after, row)
     except Clash as clash:
-        return Outcome(row, "failed", None, clash.column, clash.reason)
+        return Outcome(row, "failed", None, clash.column, clash.reason, not isinstance(clash, Incomplete))
     _opt_outs(batch, customer, after, known, fingerprints)
     changed = created or after != customer
     _keep(batch, customer, after)
     if account is not None:
-        changed = _keep_account(batch, account, after["id"]) or changed
+        changed = _keep_account(batch, account) or changed
     effect: Effect = "created" if created else "updated" if changed else "unchanged"
-    return Outcome(row, effect, after["id"])
+    return Outcome(row, effect, after["id"], account_id=account["id"] if account else None)
 
 
 def _forced(batch: _Batch, customer_id: str, candidates: set[str], keys: Mapping[str, str | None]) -> Record:
@@ -209,9 +225,13 @@ def _set(after: Record, row: Row, keys: Mapping[str, str | None]) -> None:
         merged = {**after["properties"], **row.properties}
         after["properties"] = {name: value for name, value in merged.items() if value is not None}
         if sum(len(name) + len(str(value)) for name, value in after["properties"].items()) > _MAX_PROPERTIES:
-            raise Clash("properties", f"together the properties are longer than {_MAX_PROPERTIES:,} characters")
+            raise Incomplete(
+                "properties", f"together the properties are longer than {_MAX_PROPERTIES:,} characters"
+            )
     if not any(after[key] for key in identity.KEYS):
-        raise Clash("email", "needs an external id, an e-mail or a phone number: nothing would identify the person")
+        raise Incomplete(
+            "email", "needs an external id, an e-mail or a phone number: nothing would identify the person"
+        )
 
 
 def _account(tx: Tx, batch: _Batch, after: Record, row: Row) -> Record | None:
@@ -230,7 +250,7 @@ def _account(tx: Tx, batch: _Batch, after: Record, row: Row) -> Record | None:
         return None
     if after["account_id"] is None:
         name = next(name for name in OF_ACCOUNT if row.values.get(name) is not None)
-        raise Clash(name, "needs an account that it belongs to: name the account too")
+        raise Incomplete(name, "needs an account that it belongs to: name the account too")
     if after["account_id"] not in batch.accounts:
         raise Overtaken
     return _with_account_values(dict(batch.accounts[after["account_id"]]), row)
@@ -287,19 +307,21 @@ def _keep(batch: _Batch, before: Record | None, after: Record) -> None:
     batch.customers[after["id"]] = after
 
 
-def _keep_account(batch: _Batch, account: Record, customer_id: str) -> bool:
+def _keep_account(batch: _Batch, account: Record) -> bool:
     changed = batch.accounts.get(account["id"]) != account
     if changed:
         batch.accounts[account["id"]] = account
         batch.by_name[account["name_key"]] = account["id"]
-        batch.carriers[account["id"]] = customer_id
     return changed
 
 
-def _write(tx: Tx, batch: _Batch) -> None:
+def _write(tx: Tx, batch: _Batch) -> set[str | None]:
+    """Writes what has changed and returns the ids of those customers and accounts."""
     new_accounts = [a for id_, a in batch.accounts.items() if id_ not in batch.accounts_before]
     changed_accounts = [
-        a for id_, a in batch.accounts.items() if id_ in batch.accounts_before and a != batch.accounts_before[id_]
+        a
+        for id_, a in batch.accounts.items()
+        if id_ in batch.accounts_before and a != batch.accounts_before[id_]
     ]
     for account in changed_accounts:
         account["version"] += 1
@@ -307,9 +329,11 @@ def _write(tx: Tx, batch: _Batch) -> None:
         raise Overtaken
     store.update_accounts(tx, changed_accounts)
     new = [c for id_, c in batch.customers.items() if id_ not in batch.before]
-    carriers = {batch.carriers[account["id"]] for account in changed_accounts}
+    carriers = _carriers(tx, batch, changed_accounts)
     changed = [
-        c for id_, c in batch.customers.items() if id_ in batch.before and (c != batch.before[id_] or id_ in carriers)
+        c
+        for id_, c in batch.customers.items()
+        if id_ in batch.before and (c != batch.before[id_] or id_ in carriers)
     ]
     for customer in changed:
         customer["version"] += 1
@@ -321,6 +345,30 @@ def _write(tx: Tx, batch: _Batch) -> None:
         and len(changed) > 1
     ]
     store.update_customers(tx, changed, released)
-    store.add_customers(tx, sorted(new, key=lambda c: (c["external_id"] or "", c["email_key"] or "", c["phone"] or "")))
+    store.add_customers(
+        tx, sorted(new, key=lambda c: (c["external_id"] or "", c["email_key"] or "", c["phone"] or ""))
+    )
     store.add_opt_outs(tx, batch.opt_outs)
     store.announce(tx, [c["id"] for c in (*changed, *new)])
+    return {row["id"] for row in (*new_accounts, *changed_accounts, *new, *changed)}
+
+
+def _carriers(tx: Tx, batch: _Batch, accounts: Sequence[Record]) -> set[str]:
+    """For each changed account one customer of it, whose event brings it to the others."""
+    found = set()
+    for account in accounts:
+        mine = [c["id"] for c in batch.customers.values() if c["account_id"] == account["id"]]
+        # All that named it may have moved away in later rows.
+        carrier = min(mine, default=None) or _someone_else(tx, batch, account["id"])
+        if carrier:
+            found.add(carrier)
+    return found
+
+
+def _someone_else(tx: Tx, batch: _Batch, account_id: str) -> str | None:
+    customer = store.lock_one_of(tx, account_id, list(batch.customers))
+    if customer is None:
+        return None
+    batch.customers[customer["id"]] = customer
+    batch.before[customer["id"]] = dict(customer)
+    return str(customer["id"])

@@ -34,13 +34,12 @@ def erase(tx: Tx, customer_id: str, fingerprints: Fingerprints) -> bool:
         " WHERE customer_id = %s",
         (tx.now, customer_id),
     )
-    tx.execute(
-        "DELETE FROM task_response WHERE response_id IN (SELECT id FROM response WHERE customer_id = %s)",
-        (customer_id,),
-    )
-    tx.execute("DELETE FROM notice_replica WHERE customer_id = %s", (customer_id,))
+    responses = [row["id"] for row in tx.all("SELECT id FROM response WHERE customer_id = %s", (customer_id,))]
     # Invitations, skips, tokens, answers with their versions, clicks and inbound texts go with the row.
     tx.execute("DELETE FROM customer WHERE id = %s", (customer_id,))
+    # Only now: a notice that was being noted held the row until it was there to be deleted.
+    tx.execute("DELETE FROM notice_replica WHERE customer_id = %s", (customer_id,))
+    tx.execute("DELETE FROM task_response WHERE response_id = ANY(%s::uuid[])", (responses,))
     tx.execute(
         "INSERT INTO erased (customer_id, at) VALUES (%s, %s) ON CONFLICT DO NOTHING", (customer_id, tx.now)
     )

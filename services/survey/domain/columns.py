@@ -106,7 +106,9 @@ def recognise(header: Sequence[str]) -> Columns:
         if field:
             fields[position] = field
         elif len(label) > MAX_PROPERTY_NAME or "\0" in label:
-            raise BadHeader(f"The name of column {position + 1} is longer than {MAX_PROPERTY_NAME} characters.")
+            raise BadHeader(
+                f"The name of column {position + 1} is longer than {MAX_PROPERTY_NAME} characters."
+            )
         else:
             properties[position] = label
     if not {"external_id", "email", "phone"} & set(fields.values()):

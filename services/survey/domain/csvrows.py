@@ -140,7 +140,9 @@ class _Unclosed(Exception):
     pass
 
 
-def records(text: io.TextIOBase, delimiter: str, *, first: str | None = None, line: int = 0) -> Iterator[Record]:
+def records(
+    text: io.TextIOBase, delimiter: str, *, first: str | None = None, line: int = 0
+) -> Iterator[Record]:
     """All records after `line` lines were read already; `first` is a line to read before the rest.
 
     Blank records are left out. A bad record costs its first line only: after a quotation mark that is
@@ -171,7 +173,7 @@ def records(text: io.TextIOBase, delimiter: str, *, first: str | None = None, li
             elif several or isinstance(error, _Unclosed) or "unexpected end" in str(error):
                 problem = "a quotation mark is opened and never closed"
             else:
-                problem = "a quotation mark stands in the middle of a cell; write it twice (\"\") inside quotes"
+                problem = 'a quotation mark stands in the middle of a cell; write it twice ("") inside quotes'
             yield Record(start, start, [], problem)
             continue
         if lines.too_long:

@@ -22,6 +22,10 @@ class Clash(ValueError):
         self.reason = reason
 
 
+class Incomplete(Clash):
+    """A row that contradicts nobody, but leaves something out that it needs."""
+
+
 def match(keys: Mapping[str, str | None], candidates: Iterable[Customer]) -> Customer | None:
     """The one of `candidates` (customers who share a key with the row) whom the row is about, or None.
 
@@ -38,7 +42,8 @@ def match(keys: Mapping[str, str | None], candidates: Iterable[Customer]) -> Cus
     if len(found) > 1:
         names = [LABELS[key] for key in KEYS if key in by.values()]
         raise Clash(
-            FIELD[max(by.values(), key=KEYS.index)], f"the row matches two customers: {_and(names)} belong to different ones"
+            FIELD[max(by.values(), key=KEYS.index)],
+            f"the row matches two customers: {_and(names)} belong to different ones",
         )
     for which, customer in found.items():
         for key in KEYS:
@@ -46,7 +51,9 @@ def match(keys: Mapping[str, str | None], candidates: Iterable[Customer]) -> Cus
                 continue
             if keys[key] == customer[key]:
                 break
-            raise Clash(FIELD[by[which]], f"belongs to another customer, whose {LABELS[key]} differs from this row's")
+            raise Clash(
+                FIELD[by[which]], f"belongs to another customer, whose {LABELS[key]} differs from this row's"
+            )
         return customer
     return None
 

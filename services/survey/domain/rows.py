@@ -78,7 +78,9 @@ def read(record: Record, columns: Columns, checks: Checks) -> Row:
         extra = cells[len(columns) :]
         if len(cells) < len(columns) or any(cell.strip() for cell in extra):
             raise BadRow(
-                record.line, None, f"the line has {len(cells)} cells, the first line has {len(columns)} columns"
+                record.line,
+                None,
+                f"the line has {len(cells)} cells, the first line has {len(columns)} columns",
             )
     found: dict[str, Any] = {}
     for position, name in columns.fields.items():
@@ -103,7 +105,11 @@ def read(record: Record, columns: Columns, checks: Checks) -> Row:
         properties[label] = text
         total += len(text)
     if total > values.MAX_PROPERTIES_TOTAL:
-        raise BadRow(record.line, None, f"the further columns are longer than {values.MAX_PROPERTIES_TOTAL:,} characters")
+        raise BadRow(
+            record.line,
+            None,
+            f"the further columns are longer than {values.MAX_PROPERTIES_TOTAL:,} characters",
+        )
     if not any(found.get(key) for key in ("external_id", "email", "phone")):
         raise BadRow(record.line, None, "has neither an external id nor an e-mail nor a phone number")
     return Row(found, properties, record.line)

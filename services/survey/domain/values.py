@@ -32,7 +32,9 @@ _LANGUAGE_NAMES = {
     "french": "fr", "italian": "it", "dutch": "nl", "portuguese": "pt",
 }  # fmt: skip
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})*")
-_CURRENCY = re.compile(r"^(?:[A-Z]{3}|[$€£¥₹]|US\$|CHF|kr\.?|Fr\.?)?\s*(.*?)\s*(?:[A-Z]{3}|[$€£¥₹]|kr\.?|Fr\.?)?$")
+_CURRENCY = re.compile(
+    r"^(?:[A-Z]{3}|[$€£¥₹]|US\$|CHF|kr\.?|Fr\.?)?\s*(.*?)\s*(?:[A-Z]{3}|[$€£¥₹]|kr\.?|Fr\.?)?$"
+)
 
 
 class BadValue(ValueError):

@@ -285,3 +285,9 @@ CREATE TABLE notice_replica (
 );
 CREATE INDEX notice_replica_customer ON notice_replica (customer_id);
 CREATE INDEX notice_replica_response ON notice_replica (response_id);
+
+-- When regular work was last taken up, so that of several clocks one does it.
+CREATE TABLE chore (
+    name text PRIMARY KEY,
+    at timestamptz NOT NULL
+);

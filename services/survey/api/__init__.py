@@ -1,0 +1,1 @@
+"""Survey's HTTP APIs."""

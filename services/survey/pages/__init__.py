@@ -1,0 +1,1 @@
+"""Survey's pages for staff and customers."""

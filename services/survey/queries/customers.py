@@ -1,0 +1,143 @@
+"""Reads customers: lists, search, one of them; an agent sees only theirs."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+from services.survey import store
+from services.survey.commands.permits import contacts
+from services.survey.domain import budget
+from services.survey.queries.company import company
+from shared.db import Row, Tx
+from shared.errors import Invalid, NotFound
+from shared.ids import is_id
+from shared.web.access import Actor
+from shared.web.paging import Cursor
+
+_WORDS = (
+    "words(coalesce(c.name, '') || ' ' || coalesce(c.email, '') || ' ' || coalesce(c.phone, '') || ' '"
+    " || coalesce(c.external_id, ''))"
+)
+_SELECT = (
+    f"SELECT c.*, {store.ACCOUNT_BLOCK} AS account, r.score AS last_score, r.answered_at AS last_answered_at"
+    " FROM customer c LEFT JOIN account a ON a.id = c.account_id"
+    " LEFT JOIN LATERAL (SELECT score, answered_at FROM response WHERE customer_id = c.id AND state = 'counted'"
+    "  ORDER BY answered_at DESC LIMIT 1) r ON true"
+)
+# An agent's customers: of the accounts they manage, and of the tasks that are theirs or nobody's.
+_MINE = (
+    "(a.manager_email = %(me)s OR c.id IN ("
+    "  SELECT (jsonb_array_elements_text(t.data->'customer_ids'))::uuid FROM task_replica t"
+    "  WHERE t.owner_email = %(me)s OR t.owner_email IS NULL))"
+)
+MAX_TERMS = 6
+
+
+def find(
+    tx: Tx,
+    who: Actor,
+    *,
+    q: str = "",
+    account_id: str | None = None,
+    external_id: str | None = None,
+    email: str | None = None,
+    phone: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> tuple[list[Row], str | None]:
+    """Customers that match all of what is given, newest first, and the cursor of the next page.
+
+    `q` is beginnings of words, each of which must be found in the name, an address, the account or a
+    comment. Raises `Invalid` for a damaged cursor.
+    """
+    where, args = ["true"], dict[str, Any]()
+    if who.is_agent:
+        where.append(_MINE)
+        args["me"] = who.email
+    for n, term in enumerate(terms(q)):
+        args[f"q{n}"] = f"'{term}':*"
+        tsquery = f"%(q{n})s::tsquery"
+        where.append(
+            f"(c.id IN (SELECT c.id FROM customer c WHERE {_WORDS} @@ {tsquery}"
+            f" UNION ALL SELECT k.id FROM customer k JOIN account a ON a.id = k.account_id WHERE words(a.name) @@ {tsquery}"
+            f" UNION ALL SELECT customer_id FROM response WHERE words(comment) @@ {tsquery}))"
+        )
+    for column, value in (
+        ("account_id", account_id),
+        ("external_id", external_id),
+        ("email_key", email.casefold() if email else None),
+        ("phone", phone),
+    ):
+        if value:
+            where.append(f"c.{column} = %({column})s")
+            args[column] = value
+    after = _after(cursor)
+    if after:
+        where.append("(c.created_at, c.id) < (%(at)s::timestamptz, %(id)s::uuid)")
+        args["at"], args["id"] = after
+    rows = tx.all(
+        f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY c.created_at DESC, c.id DESC LIMIT %(limit)s",
+        {**args, "limit": limit + 1},
+    )
+    more = len(rows) > limit
+    rows = [_with_flags(row) for row in rows[:limit]]
+    return rows, Cursor.encode(rows[-1]["created_at"].isoformat(), rows[-1]["id"]) if more else None
+
+
+def terms(q: str) -> list[str]:
+    """The words of a search; a phone number however it is spaced is one word."""
+    text = q.strip()
+    if re.fullmatch(r"[+\d][\d\s()/.-]{4,}", text):
+        text = re.sub(r"\D", "", text)
+    found = re.split(r"[@._+\-/\\'\"()<>:&,;!|*\s\0]+", text.lower())
+    return [term[:60] for term in found if term][:MAX_TERMS]
+
+
+def _after(cursor: str | None) -> tuple[str, str] | None:
+    values = Cursor.decode(cursor, 2)
+    if values is None:
+        return None
+    try:
+        at = datetime.fromisoformat(str(values[0])).isoformat()
+    except ValueError:
+        at = ""
+    if not at or not is_id(str(values[1])):
+        raise Invalid("This page's cursor is damaged: start again from the first page.", fields={"cursor": "damaged"})
+    return at, str(values[1])
+
+
+def _with_flags(row: Row) -> Row:
+    return {**row, "may_email": store.may(row, "email"), "may_sms": store.may(row, "sms")}
+
+
+def get(tx: Tx, who: Actor, customer_id: str) -> Row:
+    """One customer. Raises `NotFound` when there is none, or none that the agent may see."""
+    row = None
+    if is_id(customer_id):
+        mine = f" AND {_MINE}" if who.is_agent else ""
+        row = tx.one(f"{_SELECT} WHERE c.id = %(id)s{mine}", {"id": customer_id, "me": who.email})
+    if row is None:
+        raise NotFound("There is no such customer.")
+    return _with_flags(row)
+
+
+def count(tx: Tx) -> int:
+    """How many customers there are; above 100,000 the planner's estimate."""
+    found = tx.value("SELECT count(*) FROM (SELECT 1 FROM customer LIMIT 100001) c")
+    if found <= 100_000:
+        return int(found)
+    return int(tx.value("SELECT greatest(reltuples, 100000)::bigint FROM pg_class WHERE oid = 'customer'::regclass"))
+
+
+def why_not(tx: Tx, customer_ids: list[str]) -> dict[str, tuple[str | None, str | None]]:
+    """For each customer the channel they would be asked on now, or the reason why they would not be."""
+    here = company(tx)
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for customer_id, (contact, _) in contacts(tx, customer_ids, gap_days=here["ask_gap_days"]).items():
+        channel, reason = budget.choose_channel(contact, budget.CHANNELS)
+        if channel is not None:
+            reason = budget.may_ask(contact, tx.now, here["ask_gap_days"], here["contact_limit"])
+        found[customer_id] = (None, reason) if reason else (channel, None)
+    return found
