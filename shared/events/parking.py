@@ -54,7 +54,7 @@ class Replayed:
     reason: str | None = None
 
 
-def keys(db: Database, *, limit: int = 1000) -> list[ParkedKey]:
+def keys(db: Database, *, limit: int | None = 1000) -> list[ParkedKey]:
     """The parked keys, oldest first."""
     with db.transaction() as tx:
         rows = tx.all(
