@@ -26,7 +26,14 @@ def search(change_id: str) -> str:
         change = queries.one(tx, change_id)
         found = queries.search_answers(tx, change_id, words)
         size = audience.size(tx, change)
-    return render_template("followup/change_answers.html", change=change, q=words, answers=found, size=size)
+    return render_template(
+        "followup/change_answers.html",
+        change=change,
+        q=words,
+        answers=found,
+        size=size,
+        choices=[(theme["id"], theme["name"]) for theme in change["themes"]],
+    )
 
 
 @bp.post(_HERE)
