@@ -51,6 +51,7 @@ class NoticeSender:
             render=self._render,
             settled=self._settled,
             afterwards=self._tell,
+            only_own=True,
         )
 
     def step(self) -> bool:

@@ -165,11 +165,14 @@ def give_back(
     return [str(row["id"]) for row in rows]
 
 
-def after_crash(tx: Tx, kinds: Sequence[str]) -> tuple[list[Delivery], list[Delivery]]:
+def after_crash(
+    tx: Tx, kinds: Sequence[str], *, only_own: bool = False
+) -> tuple[list[Delivery], list[Delivery]]:
     """Settles what a dead sender left claimed for a minute: (back in the queue, now uncertain).
 
-    A message of `kinds` (this service's own sender) whose hand-over was not begun is queued again.
-    Everything else may have left: it becomes uncertain. That includes permits given to another service.
+    A message of `kinds` (this sender's own) whose hand-over was not begun is queued again. Everything
+    else may have left: it becomes uncertain. That includes permits given to another service, unless
+    `only_own`: then other kinds are left to the sender that knows what hangs on them.
     """
     before = tx.now - CLAIM_LIFETIME
     back = tx.all(
@@ -183,8 +186,8 @@ def after_crash(tx: Tx, kinds: Sequence[str]) -> tuple[list[Delivery], list[Deli
         "UPDATE delivery SET state = 'uncertain', permit_expires_at = NULL,"
         " reason = 'The sender stopped while handing it over.'"
         " WHERE id IN (SELECT id FROM delivery WHERE state = 'claimed' AND claimed_at < %s"
-        "  FOR UPDATE SKIP LOCKED) RETURNING *",
-        (before,),
+        "  AND (NOT %s OR kind = ANY(%s)) FOR UPDATE SKIP LOCKED) RETURNING *",
+        (before, only_own, list(kinds)),
     )
     return [_delivery(row) for row in back], [_delivery(row) for row in lost]
 

@@ -76,6 +76,7 @@ class Sender:
 
     `permits` and `render` are asked outside of any transaction; `settled` runs in the very transaction
     that settles the deliveries in the ledger, `afterwards` after its commit (to tell another service).
+    `only_own`: another sender of this service looks after the other kinds when one of them has died.
     A permit's life is counted on the monotonic clock from before it was asked for.
     """
 
@@ -87,6 +88,7 @@ class Sender:
     render: Render
     settled: InTransaction
     afterwards: Afterwards = _nothing
+    only_own: bool = False
     pause: Callable[[float], None] = time.sleep
     _seconds_each: float = field(default=0.1, init=False)
     _swept_at: float = field(default=float("-inf"), init=False)
@@ -218,7 +220,7 @@ class Sender:
             return
         self._swept_at = now
         with self.db.transaction() as tx:
-            back, lost = ledger.after_crash(tx, self.kinds)
+            back, lost = ledger.after_crash(tx, self.kinds, only_own=self.only_own)
             outcomes = [Outcome(one, "returned") for one in back]
             outcomes += [Outcome(one, "uncertain", reason=one.reason) for one in lost]
             if outcomes:
