@@ -15,10 +15,10 @@ import click
 
 from shared.errors import HearbackError
 
-# Where the commands are. A module offers them as `commands`, a list.
+# Where the commands are: a module's list `commands`, or the one command that is named.
 _OURS = ("shared.cli.machine", "shared.cli.work")
 _OTHERS = (
-    "shared.log.cli",
+    "shared.log.cli:log",
     "shared.simulate.cli",
     "shared.demo.cli",
     "services.survey.cli",
@@ -42,13 +42,15 @@ class Commands(click.Group):
         return list(dict.fromkeys(names))
 
 
-def _commands(module: str) -> Iterator[click.Command]:
+def _commands(place: str) -> Iterator[click.Command]:
+    module, _, name = place.partition(":")
     try:
         if importlib.util.find_spec(module) is None:
             return
     except ModuleNotFoundError:
         return
-    yield from importlib.import_module(module).commands
+    found = getattr(importlib.import_module(module), name or "commands")
+    yield from [found] if isinstance(found, click.Command) else found
 
 
 @click.command(
