@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from services.reporting.handlers import GATE, GROUP
 from shared.db import Database, Tx
@@ -42,5 +42,6 @@ def clear(tx: Tx) -> None:
     tx.execute("DELETE FROM parked_key WHERE consumer = %s", (GROUP,))
 
 
-def republish(db: Database, topics: Iterable[str] | None = None) -> None:
-    """Reporting owns nothing, so it has nothing to tell."""
+def republish(db: Database, topics: Sequence[str] | None = None) -> int:
+    """Reporting owns nothing, so it has nothing to tell: 0 events."""
+    return 0

@@ -1,0 +1,35 @@
+"""Specifications become SVG, once per content; the renderer is loaded when the first chart is asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from typing import Any
+
+_KEPT = 256
+# The renderer is large and not made for many threads at once; a chart takes tens of milliseconds.
+_lock = threading.Lock()
+_kept: OrderedDict[str, bytes] = OrderedDict()
+
+
+def digest(spec: dict[str, Any]) -> str:
+    """The name of the chart's content: the same specification has the same, any other another."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:24]
+
+
+def svg(spec: dict[str, Any]) -> bytes:
+    """The chart as SVG. Raises `ValueError` when the specification is none that can be drawn."""
+    name = digest(spec)
+    with _lock:
+        if name in _kept:
+            _kept.move_to_end(name)
+            return _kept[name]
+        import vl_convert
+
+        text: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
+        _kept[name] = text.encode()
+        while len(_kept) > _KEPT:
+            _kept.popitem(last=False)
+        return _kept[name]
