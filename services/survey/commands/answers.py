@@ -56,7 +56,9 @@ _BY_TOKEN = (
     "SELECT id FROM customer WHERE id = (SELECT customer_id FROM token"
     " WHERE hash = %s AND purpose = 'answer' AND expires_at > %s) FOR NO KEY UPDATE"
 )
-_BY_INVITATION = "SELECT id FROM customer WHERE id = (SELECT customer_id FROM invitation WHERE id = %s) FOR NO KEY UPDATE"
+_BY_INVITATION = (
+    "SELECT id FROM customer WHERE id = (SELECT customer_id FROM invitation WHERE id = %s) FOR NO KEY UPDATE"
+)
 
 _STATE = f"""SELECT i.expires_at, r.id AS response_id, coalesce(r.version, 0) AS version, r.score, r.comment,
     r.callback, r.answered_at, r.revised_at, r.state, r.state_reason, r.state_by,
@@ -139,7 +141,14 @@ def _record(tx: Tx, row: Row | None, form: Form) -> Outcome:
     evidence = Json(dict(form.evidence))
     tx.execute(
         _SAVE,
-        saved | {"id": saved["response_id"], "at": tx.now, "nonce": form.nonce, "click": tx.ids.new(), "evidence": evidence},
+        saved
+        | {
+            "id": saved["response_id"],
+            "at": tx.now,
+            "nonce": form.nonce,
+            "click": tx.ids.new(),
+            "evidence": evidence,
+        },
     )
     facts.publish(tx, [facts.response_event(saved)])
     return _outcome(effect, saved, replace(wanted, version=saved["version"]))
@@ -168,7 +177,9 @@ def _state(row: Row, wanted: Recorded, form: Form, now: datetime) -> tuple[str, 
 
 
 def _clicks(row: Row) -> list[Click]:
-    return [Click(kind, score, datetime.fromtimestamp(float(at), UTC)) for kind, score, at in row["clicks"] or []]
+    return [
+        Click(kind, score, datetime.fromtimestamp(float(at), UTC)) for kind, score, at in row["clicks"] or []
+    ]
 
 
 def _stale(tx: Tx, row: Row, recorded: Recorded, wanted: Recorded, form: Form) -> Outcome:
@@ -222,7 +233,12 @@ def decoy(tx: Tx, token: str, evidence: Mapping[str, Any]) -> None:
     invitation_id = tx.value("SELECT invitation_id FROM token WHERE hash = %s", (digest,))
     _add_click(tx, invitation_id, "decoy", None, evidence)
     row = tx.one(facts.RESPONSES + " WHERE i.id = %s", (invitation_id,))
-    if row and row["state"] == "counted" and row["source"] == "page" and tx.now - row["revised_at"] <= rules.DECOY:
+    if (
+        row
+        and row["state"] == "counted"
+        and row["source"] == "page"
+        and tx.now - row["revised_at"] <= rules.DECOY
+    ):
         quarantine(tx, row, "decoy")
 
 

@@ -16,7 +16,9 @@ def exclude(tx: Tx, response_id: str, reason: str, by: str) -> Row:
     """
     reason = " ".join(reason.split())
     if not 3 <= len(reason) <= 500:
-        raise Invalid("Say in a few words why this answer does not count.", fields={"reason": "3 to 500 characters"})
+        raise Invalid(
+            "Say in a few words why this answer does not count.", fields={"reason": "3 to 500 characters"}
+        )
     return _set_state(tx, response_id, "excluded", reason, by)
 
 
@@ -47,4 +49,7 @@ def _set_state(tx: Tx, response_id: str, state: str, reason: str | None, by: str
 
 
 def _customer_of(tx: Tx, response_id: str) -> Sequence[str]:
-    return [str(row["customer_id"]) for row in tx.all("SELECT customer_id FROM response WHERE id = %s", (response_id,))]
+    return [
+        str(row["customer_id"])
+        for row in tx.all("SELECT customer_id FROM response WHERE id = %s", (response_id,))
+    ]

@@ -65,5 +65,6 @@ def _unconfirmed(clicks: Sequence[Row], before: datetime) -> list[Row]:
 def forget_evidence(tx: Tx, keep: timedelta = timedelta(days=400)) -> int:
     """Deletes evidence older than `keep`; returns how much."""
     return tx.execute(
-        "DELETE FROM click WHERE id IN (SELECT id FROM click WHERE at < %s AND NOT reported LIMIT 1000)", (tx.now - keep,)
+        "DELETE FROM click WHERE id IN (SELECT id FROM click WHERE at < %s AND NOT reported LIMIT 1000)",
+        (tx.now - keep,),
     )

@@ -1,0 +1,232 @@
+"""Permits (rule 7): survey's short-lived leave to hand one message to one customer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from services.survey import facts
+from services.survey.commands import tokens
+from services.survey.domain import budget
+from services.survey.domain.budget import Contact
+from services.survey.queries.company import company
+from services.survey.words import language_of
+from shared.db import Row, Tx
+
+LIFETIME = timedelta(seconds=15)
+
+Kind = Literal["invitation", "notice", "reply"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a sender wants to hand over. `id` is the delivery's and will be the permit's.
+
+    `response_id` is what a notice is about; `prefer_channel` where a notice would rather go. A
+    `channel` is fixed for messages whose text is made for it (invitations, replies).
+    """
+
+    id: str
+    kind: Kind
+    ref_id: str
+    customer_id: str
+    response_id: str | None = None
+    prefer_channel: str | None = None
+    channel: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave to hand over one message within `LIFETIME`; its links are fresh."""
+
+    id: str
+    customer_id: str
+    channel: str
+    to: str
+    name: str | None
+    language: str
+    links: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A reason as a skip has it, or 'unknown_customer', 'settled'."""
+
+    id: str
+    reason: str
+
+
+# What has reached the customer, or may have; a refused, failed or bounced message gives its place back.
+SPENT = ("claimed", "handed", "delivered", "uncertain")
+
+_CONTACTS = """SELECT c.id, c.email, c.phone, c.name, c.language,
+    c.email_opt_out_at, c.sms_opt_out_at, c.email_bounced_at, c.sms_bounced_at,
+    d.spent, d.last_asked
+    FROM customer c LEFT JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE kind <> 'reply' AND at > %(window)s) AS spent,
+               max(at) FILTER (WHERE kind = 'invitation') AS last_asked
+        FROM (SELECT kind, coalesce(handed_at, claimed_at, created_at) AS at FROM delivery
+              WHERE customer_id = c.id AND state = ANY(%(states)s) AND NOT id = ANY(%(except)s::uuid[])
+                AND created_at > %(oldest)s AND NOT data ? 'test') m) d ON true
+    WHERE c.id = ANY(%(ids)s::uuid[])"""
+
+
+def contacts(
+    tx: Tx,
+    customer_ids: Sequence[str],
+    *,
+    excluding: Sequence[str] = (),
+    states: Sequence[str] = SPENT,
+    gap_days: int = 30,
+) -> dict[str, tuple[Contact, Row]]:
+    """What is known of reaching these customers; the budget is counted from the deliveries themselves."""
+    rows = tx.all(
+        _CONTACTS,
+        {
+            "ids": list(customer_ids),
+            "except": list(excluding),
+            "states": list(states),
+            "window": tx.now - budget.BUDGET_WINDOW,
+            # A message may have waited in the queue for long; none older than this matters.
+            "oldest": tx.now - max(budget.BUDGET_WINDOW, timedelta(days=gap_days)) - timedelta(days=30),
+        },
+    )
+    return {str(row["id"]): (_contact(row), row) for row in rows}
+
+
+def _contact(row: Row) -> Contact:
+    def those(what: str) -> frozenset[str]:
+        return frozenset(channel for channel in budget.CHANNELS if row[f"{channel}_{what}_at"] is not None)
+
+    return Contact(
+        row["email"], row["phone"], those("opt_out"), those("bounced"), row["spent"], row["last_asked"]
+    )
+
+
+def take(tx: Tx, requests: Sequence[Request], public_url: str) -> tuple[list[Permit], list[Refusal]]:
+    """Decides about each request, in order; what is granted is claimed for 15 seconds and spends the budget.
+
+    Commit before handing over. The customers' rows are locked first and read afterwards, so an
+    opt-out either is seen here or sees these permits.
+    """
+    facts.lock_customers(tx, [request.customer_id for request in requests])
+    here = company(tx)
+    known = contacts(
+        tx,
+        [request.customer_id for request in requests],
+        excluding=[request.id for request in requests],
+        gap_days=here["ask_gap_days"],
+    )
+    earlier = {
+        str(row["id"]): row
+        for row in tx.all(
+            "SELECT id, state FROM delivery WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE",
+            ([request.id for request in requests],),
+        )
+    }
+    granted: list[tuple[Request, str]] = []
+    refused: list[Refusal] = []
+    used: dict[str, int] = {}
+    for request in requests:
+        found = known.get(request.customer_id)
+        state = earlier[request.id]["state"] if request.id in earlier else None
+        channel, reason = _decide(request, state, found, used.get(request.customer_id, 0), here, tx.now)
+        if channel is None:
+            refused.append(Refusal(request.id, reason or "unknown_customer"))
+            continue
+        granted.append((request, channel))
+        if request.kind != "reply":
+            used[request.customer_id] = used.get(request.customer_id, 0) + 1
+    _claim(tx, granted)
+    links = tokens.mint(tx, [(r.id, r.customer_id, _about(r), channel) for r, channel in granted], public_url)
+    permits = []
+    for request, channel in granted:
+        contact, row = known[request.customer_id]
+        language = language_of(row["language"], here["language"])
+        to = contact.address(channel) or ""
+        permits.append(
+            Permit(request.id, request.customer_id, channel, to, row["name"], language, links[request.id])
+        )
+    return permits, refused
+
+
+def _about(request: Request) -> tuple[str, str | None]:
+    """Which invitation the message's trail link leads to: by its own id, or by its response's."""
+    if request.kind == "invitation":
+        return "invitation", request.ref_id
+    if request.kind == "notice":
+        return "response", request.response_id
+    return "invitation", request.data.get("invitation_id")
+
+
+def _decide(
+    request: Request,
+    state: str | None,
+    found: tuple[Contact, Row] | None,
+    used: int,
+    here: Row,
+    now: datetime,
+) -> tuple[str | None, str | None]:
+    if state not in (None, "queued", "claimed", "failed"):
+        return None, "settled"
+    if found is None:
+        return None, "unknown_customer"
+    contact = found[0]
+    if request.channel:
+        reason = budget.channel_refusal(contact, request.channel)
+        channel = request.channel if reason is None else None
+    else:
+        first = [request.prefer_channel] if request.prefer_channel in budget.CHANNELS else []
+        order = [*first, *(c for c in budget.CHANNELS if c not in first)]
+        channel, reason = budget.choose_channel(contact, order)
+    if channel is None:
+        return None, reason
+    if request.kind == "reply" or request.data.get("test"):
+        return channel, None
+    contact = Contact(spent=contact.spent + used, last_asked=contact.last_asked)
+    limit = here["contact_limit"]
+    if request.kind == "invitation" and not request.data.get("again_of"):
+        reason = "recently_asked" if used else budget.may_ask(contact, now, here["ask_gap_days"], limit)
+    else:
+        reason = budget.may_send(contact, limit)
+    return (None, reason) if reason else (channel, None)
+
+
+def _claim(tx: Tx, granted: Sequence[tuple[Request, str]]) -> None:
+    tx.values(
+        "INSERT INTO delivery (id, kind, ref_id, customer_id, channel, state, created_at, not_before, claimed_at,"
+        " permit_expires_at, attempts) VALUES %s"
+        " ON CONFLICT (id) DO UPDATE SET state = 'claimed', channel = EXCLUDED.channel, reason = NULL,"
+        " claimed_at = EXCLUDED.claimed_at, permit_expires_at = EXCLUDED.permit_expires_at, settled_at = NULL",
+        [
+            (
+                r.id,
+                r.kind,
+                r.ref_id,
+                r.customer_id,
+                channel,
+                "claimed",
+                tx.now,
+                tx.now,
+                tx.now,
+                tx.now + LIFETIME,
+                1,
+            )
+            for r, channel in granted
+        ],
+    )
+
+
+def outstanding(tx: Tx, customer_id: str, channel: str) -> bool:
+    """Whether a permit for this customer is out that nobody has settled and that may still be used."""
+    return (
+        tx.one(
+            "SELECT 1 FROM delivery WHERE customer_id = %s AND state = 'claimed' AND permit_expires_at > %s"
+            " AND channel = %s LIMIT 1",
+            (customer_id, tx.now, channel),
+        )
+        is not None
+    )

@@ -1,0 +1,193 @@
+"""What became of hand-overs: invitations become sent, failed, skipped or uncertain, and others hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from psycopg2.extras import Json
+
+from services.survey import facts
+from services.survey.addresses import Fingerprints
+from services.survey.commands import opt_out
+from shared.channels import ledger
+from shared.channels.sender import Outcome
+from shared.db import Row, Tx
+from shared.errors import Conflict, NotFound
+from shared.ids import is_id
+
+Report = Literal["delivered", "bounced", "failed", "complained"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How followup's hand-over of a notice ended; 'returned' means that it certainly did not leave."""
+
+    id: str
+    result: Literal["handed", "failed", "uncertain", "returned"]
+    provider_id: str | None = None
+    reason: str | None = None
+
+
+def settled(tx: Tx, outcomes: Sequence[Outcome]) -> None:
+    """Follows the ledger for survey's own messages, in the transaction that settled them there."""
+    rows = _locked(tx, [outcome.delivery.id for outcome in outcomes])
+    refused = []
+    for outcome in outcomes:
+        row = rows.get(outcome.delivery.id)
+        if row is None:  # erased meanwhile
+            continue
+        state = row["state"]
+        if outcome.result == "handed" and state in ("handed", "delivered", "bounced"):
+            mark_sent(tx, row)
+        elif outcome.result == "uncertain" and state == "uncertain":
+            _invitation_state(tx, row, "uncertain", ("queued",))
+        elif outcome.result == "failed" and state == "failed":
+            _invitation_state(tx, row, "failed", ("queued", "uncertain"))
+            facts.publish(tx, [facts.delivery_reported(row, "failed", row["reason"], tx.now)])
+        elif outcome.result == "refused" and state == "refused":
+            refused.append(row)
+    _skip(tx, refused)
+
+
+def notices(tx: Tx, results: Sequence[Result]) -> None:
+    """Settles permits that followup had; the same result again changes nothing."""
+    for result in results:
+        if result.result == "handed":
+            ledger.handed(tx, result.id, result.provider_id)
+        elif result.result == "uncertain":
+            ledger.uncertain(tx, result.id, result.reason or "")
+        else:
+            # Failed for good or for now: either way it gives the budget back, and a new permit may be asked for.
+            ledger.failed(tx, result.id, result.reason or result.result)
+    failed = [result.id for result in results if result.result == "failed"]
+    for row in _locked(tx, failed).values():
+        if row["state"] == "failed":
+            facts.publish(tx, [facts.delivery_reported(row, "failed", row["reason"], tx.now)])
+
+
+def report(
+    tx: Tx, delivery_id: str, state: Report, reason: str | None, at: datetime, fingerprints: Fingerprints
+) -> None:
+    """What a provider says of a message; an unknown one, and what is known already, changes nothing.
+
+    A bounce ends messages to the address, a complaint opts it out.
+    """
+    if not is_id(delivery_id):
+        return
+    found = ledger.report(tx, delivery_id, state, reason)
+    if found is None:
+        return
+    row = _locked(tx, [delivery_id]).get(delivery_id)
+    if row is None or row["kind"] == "staff":
+        return
+    if state != "failed":
+        mark_sent(tx, row)
+    else:
+        _invitation_state(tx, row, "failed", ("queued", "uncertain"))
+    facts.publish(tx, [facts.delivery_reported(row, state, reason, at)])
+    if state == "complained":
+        # The ledger's state stays what it was; this is what is published again later.
+        tx.execute(
+            "UPDATE delivery SET data = data || %s WHERE id = %s",
+            (Json({"complained_at": at.isoformat()}), delivery_id),
+        )
+    if state == "bounced":
+        opt_out.bounced(tx, str(row["customer_id"]), row["channel"])
+    elif state == "complained":
+        opt_out.opt_out(tx, str(row["customer_id"]), row["channel"], "complaint", fingerprints)
+
+
+def _locked(tx: Tx, ids: Sequence[str]) -> dict[str, Row]:
+    """Deliveries by id whose customers are there, which are locked for publishing under their keys."""
+    rows = tx.all("SELECT * FROM delivery WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE", (list(ids),))
+    customers = [str(row["customer_id"]) for row in rows if row["customer_id"]]
+    present = {str(row["id"]) for row in facts.lock_customers(tx, customers)} if customers else set()
+    return {str(row["id"]): row for row in rows if str(row["customer_id"]) in present}
+
+
+def mark_sent(tx: Tx, row: Row) -> None:
+    """The delivery's invitation is sent, once; publishes `invitation.sent`. The caller holds the customer's lock."""
+    if row["kind"] != "invitation":
+        return
+    sent = tx.execute(
+        "UPDATE invitation SET state = 'sent', sent_at = %s, version = version + 1"
+        " WHERE id = %s AND state IN ('queued', 'uncertain', 'failed') AND sent_at IS NULL",
+        (tx.now, row["ref_id"]),
+    )
+    if not sent:
+        _invitation_state(tx, row, "sent", ("queued", "uncertain"))  # sent again by a person: told already
+        return
+    found = tx.one(facts.INVITATIONS + " WHERE i.id = %s", (row["ref_id"],))
+    if found:
+        facts.publish(tx, [facts.invitation_sent(found | {"delivery_id": row["id"]})])
+        if not found["test"]:
+            tx.execute("UPDATE customer SET last_asked_at = %s WHERE id = %s", (tx.now, row["customer_id"]))
+
+
+def _invitation_state(tx: Tx, row: Row, state: str, before: Sequence[str]) -> None:
+    if row["kind"] == "invitation":
+        tx.execute(
+            "UPDATE invitation SET state = %s, version = version + 1 WHERE id = %s AND state = ANY(%s)",
+            (state, row["ref_id"], list(before)),
+        )
+
+
+def _skip(tx: Tx, rows: Sequence[Row]) -> None:
+    """Invitations that were refused a permit end as recorded skips."""
+    skips = tx.values(
+        "INSERT INTO skip (id, program_id, customer_id, ask_run_id, invitation_id, touchpoint, reason, at)"
+        " SELECT v.id, i.program_id, i.customer_id, i.ask_run_id, i.id, i.touchpoint, v.reason, v.at"
+        " FROM (VALUES %s) AS v (id, invitation_id, reason, at)"
+        " JOIN invitation i ON i.id = v.invitation_id AND i.state IN ('queued', 'uncertain')"
+        " RETURNING id, invitation_id",
+        [(tx.ids.new(), row["ref_id"], row["reason"], tx.now) for row in rows if row["kind"] == "invitation"],
+        template="(%s::uuid, %s::uuid, %s, %s::timestamptz)",
+        fetch=True,
+    )
+    if skips:
+        tx.execute(
+            "UPDATE invitation SET state = 'skipped', version = version + 1 WHERE id = ANY(%s::uuid[])",
+            ([str(row["invitation_id"]) for row in skips],),
+        )
+        told = tx.all(facts.SKIPS + " WHERE s.id = ANY(%s::uuid[])", ([str(row["id"]) for row in skips],))
+        facts.publish(tx, [facts.skipped(row) for row in told])
+
+
+def send_again(tx: Tx, delivery_id: str, by: str) -> str:
+    """A person decides that an uncertain message is sent (perhaps a second time); returns the new delivery's id.
+
+    Raises `NotFound`, or `Conflict` when it is not uncertain any more or a notice (followup sends those).
+    """
+    if _own(tx, delivery_id)["kind"] == "notice":
+        raise Conflict("This message tells of a change: send it again from there.")
+    new = ledger.send_again(tx, delivery_id, by)
+    tx.execute(
+        "UPDATE invitation SET state = 'queued', version = version + 1 WHERE state = 'uncertain'"
+        " AND id = (SELECT ref_id FROM delivery WHERE id = %s)",
+        (new,),
+    )
+    return new
+
+
+def leave(tx: Tx, delivery_id: str) -> None:
+    """A person decides to leave an uncertain message as it is: it stays uncertain and is not asked about again.
+
+    Raises `NotFound`, or `Conflict` when that was decided already.
+    """
+    _own(tx, delivery_id)
+    left = tx.execute(
+        "UPDATE delivery SET settled_at = %s WHERE id = %s AND state = 'uncertain' AND settled_at IS NULL",
+        (tx.now, delivery_id),
+    )
+    if not left:
+        raise Conflict("What became of this message is known by now, or somebody decided it already.")
+
+
+def _own(tx: Tx, delivery_id: str) -> Row:
+    row = tx.one("SELECT kind FROM delivery WHERE id = %s", (delivery_id,)) if is_id(delivery_id) else None
+    if row is None:
+        raise NotFound("There is no such message.")
+    return row

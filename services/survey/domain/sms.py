@@ -1,0 +1,65 @@
+"""What a customer's text message means: a keyword, a score, words."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+STOP_WORDS = frozenset({"stop", "stopall", "unsubscribe", "end", "quit", "cancel", "revoke", "optout"})
+START_WORDS = frozenset({"start", "yes", "unstop"})
+HELP_WORDS = frozenset({"help"})
+
+Keyword = Literal["stop", "start", "help"]
+
+# A word or two that people write before the number ("Score: 3", "Note 3", "Puntos 3").
+_LEAD = r"(?:(?:my\s+)?(?:score|rating|answer|note|punkte|bewertung|nota|puntos|puntuaci[oó]n|respuesta)\s*[:=]?\s*)?"
+# The number itself: 0 to 10, and not the beginning of 3.5, 10:30, 7-8, 3rd, 100 or 10%.
+_NUMBER = r"(?P<score>10|\d)(?![\d%])(?![.,:]\d)(?![-–]\d)(?![^\W\d_])"  # noqa: RUF001
+_OF_TEN = r"(?:\s*(?:/|out\s+of|of|von|aus|de|sobre)\s*10(?!\d))?"
+_SCORE = re.compile(
+    r"^[\s\"'“„(#*]*" + _LEAD + _NUMBER + _OF_TEN + r"(?P<rest>.*)$", re.IGNORECASE | re.DOTALL
+)
+# "…, I'd say 4/10": somewhere in the words, but plainly a score, and the only one.
+_OF_TEN_WITHIN = re.compile(r"(?<![\d.,/])(10|\d)\s*(?:/|out\s+of|von|sobre)\s*10(?!\d)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a text means: a keyword, a score with a comment, or only words.
+
+    `keyword` stands alone or, as "stop", beside a score ("3 STOP": an answer whose only comment is to
+    leave us alone, so both count).
+    """
+
+    keyword: Keyword | None = None
+    score: int | None = None
+    comment: str | None = None
+
+
+def keyword(text: str) -> Keyword | None:
+    """The carriers' keyword that `text` is, and nothing but that; case, spaces and punctuation aside."""
+    letters = re.sub(r"[\W\d_]", "", text.casefold()) if not re.search(r"\d", text) else ""
+    if letters in STOP_WORDS:
+        return "stop"
+    if letters in START_WORDS:
+        return "start"
+    return "help" if letters in HELP_WORDS else None
+
+
+def read(text: str) -> Reading:
+    """Reads a customer's text. Never raises; what is no keyword and has no score is a comment."""
+    text = unicodedata.normalize("NFKC", text).strip()
+    word = keyword(text)
+    if word:
+        return Reading(keyword=word)
+    match = _SCORE.match(text)
+    if match:
+        comment = re.sub(r"^[\s\-–—:;,.!/*)\"'”“]+", "", match["rest"]).strip()  # noqa: RUF001
+        stop = keyword(comment) == "stop"
+        return Reading("stop" if stop else None, int(match["score"]), None if stop else comment or None)
+    within = _OF_TEN_WITHIN.findall(text)
+    if len(within) == 1:
+        return Reading(score=int(within[0]), comment=text)
+    return Reading(comment=text or None)

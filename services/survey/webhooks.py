@@ -1,0 +1,85 @@
+"""What providers post to us: signed, checked over the raw body, each event with one effect."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, Response, request
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
+
+from services.survey.commands import inbound, preferences, settle
+from services.survey.edge import opt_out_fingerprints
+from shared.channels import mailbox
+from shared.errors import Invalid
+from shared.web import body_limit, public, service
+
+bp = Blueprint("webhooks", __name__)
+
+
+class MailboxEvent(Schema):
+    """One event of the mailbox; a report is about `delivery_id`, an inbound text is `from` somebody."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    id = fields.String(required=True, validate=validate.Length(1, 200))
+    type = fields.String(required=True)
+    delivery_id = fields.String(load_default="", allow_none=True)
+    sender = fields.String(data_key="from", load_default="", allow_none=True)
+    text = fields.String(load_default="", allow_none=True)
+    reason = fields.String(load_default=None, allow_none=True)
+    at = fields.AwareDateTime(required=True, default_timezone=UTC)
+
+    @validates_schema
+    def complete(self, data: dict[str, Any], **_: Any) -> None:
+        """An inbound text has a sender."""
+        if data.get("type") == "inbound" and not data.get("sender"):
+            raise ValidationError("who sent it?", "from")
+
+
+_EVENT = MailboxEvent()
+REPORTS = ("delivered", "bounced", "failed", "complained")
+
+
+@bp.post("/webhooks/mailbox")
+@public(csrf=False)
+@body_limit(65_536)
+def mailbox_event() -> Response:
+    """Takes in one event; a repetition is answered like the first and does nothing.
+
+    A forged, stale or truncated one is refused and changes nothing.
+    """
+    here = service()
+    body = request.get_data(cache=False)
+    headers = request.headers
+    mailbox.verify(
+        here.settings,
+        headers.get(mailbox.TIMESTAMP_HEADER),
+        headers.get(mailbox.SIGNATURE_HEADER),
+        body,
+        here.clock.now(),
+    )
+    try:
+        event = _EVENT.loads(body.decode())
+    except (ValidationError, ValueError) as error:
+        raise Invalid("This event cannot be read.", slug="bad-event") from error
+    at: datetime = min(event["at"].astimezone(UTC), here.clock.now())
+    stopped = None
+    with here.db.transaction() as tx:
+        # Whoever comes second waits here until the first has committed, then has nothing to do.
+        fresh = tx.execute(
+            "INSERT INTO webhook_event (provider, event_id, at) VALUES ('mailbox', %s, %s) ON CONFLICT DO NOTHING",
+            (event["id"], tx.now),
+        )
+        if fresh and event["type"] == "inbound":
+            received = inbound.receive(
+                tx, event["id"], event["sender"], event["text"] or "", at, opt_out_fingerprints()
+            )
+            stopped = received.stopped
+        elif fresh and event["type"] in REPORTS:
+            report = (event["delivery_id"] or "", event["type"], event["reason"], at)
+            settle.report(tx, *report, opt_out_fingerprints())
+    if stopped:
+        preferences.wait(here.db, stopped, ("sms",))
+    return Response(status=204)
