@@ -77,11 +77,11 @@ def home_folder(environ: Mapping[str, str] | None = None) -> Path:
     return Path(environ.get("HEARBACK_HOME") or "var").expanduser().resolve()
 
 
-def load(environ: Mapping[str, str] | None = None) -> Settings:
+def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False) -> Settings:
     """Reads all settings.
 
     Raises `BadSettings` naming the variable that is wrong, or that is missing while the data folder
-    does not know it either (`hearback up` fills the folder at its first start).
+    does not know it either; before the `first_start`, which fills the folder, nothing counts as missing.
     """
     environ = os.environ if environ is None else environ
     env = Env(eager=True)
@@ -93,12 +93,12 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
             host = env.str("HEARBACK_HOST", "127.0.0.1")
             here = f"http://{reachable(host)}:{port}"
             secret = env.str("HEARBACK_SECRET", "") or _read(home / SECRET_FILE)
-            if not secret:
+            if not secret and not first_start:
                 raise BadSettings(
                     f"HEARBACK_SECRET is not set and {home / SECRET_FILE} is not there yet: "
                     "run `hearback up` once."
                 )
-            if len(secret) < 32:
+            if secret and len(secret) < 32:
                 raise BadSettings("HEARBACK_SECRET is too short: give it at least 32 characters.")
             embedded = _embedded_urls(home)
             urls = {
@@ -106,7 +106,7 @@ def load(environ: Mapping[str, str] | None = None) -> Settings:
                 for name in DATABASES
             }
             missing = [name for name, url in urls.items() if not url]
-            if missing:
+            if missing and not first_start:
                 raise BadSettings(
                     f"HEARBACK_{missing[0].upper()}_DATABASE_URL is not set and there is no embedded "
                     f"database in {home} yet: run `hearback up` once, or set it."

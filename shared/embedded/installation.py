@@ -75,6 +75,7 @@ class Installation:
 
         Raises a `HearbackError` with a sentence that says what is wrong and what to do.
         """
+        load(first_start=True)
         folder.prepare(self.home, own_secret=not _setting("SECRET"))
         with folder.locked(
             self.home, lambda: progress.note("Another `hearback up` or `down` is at work; waiting for it.")
@@ -106,13 +107,13 @@ class Installation:
             progress.note("Settings or program changed since the last start: starting again.")
             self._stop(progress)
         self._clean(progress)
+        check_port(load(first_start=True))
         if self.own_postgres:
             with progress.step(
                 "Setting up PostgreSQL" if not self.postgres.data.exists() else "Checking PostgreSQL"
             ):
                 self.postgres.initialise()
         settings = load()
-        check_port(settings)
         with progress.step("Starting the process manager"):
             path = self.home / "run" / "supervisord.conf"
             write_private(path, manager.configuration(self.home, self._programs()))
@@ -138,7 +139,7 @@ class Installation:
         while left := missing():
             told(", ".join(part.name for part in left))
             now = time.monotonic()
-            if not any(part.facts.get("state") in ("BACKOFF", "FATAL") for part in left):
+            if all(info["statename"] == "RUNNING" for info in self.supervisor.states().values()):
                 failing_since = now
             if now > min(began + timeout, failing_since + _HOPELESS):
                 raise CannotRunHere(
@@ -146,7 +147,7 @@ class Installation:
                     + "; ".join(f"{part.name} ({part.problem}{self._last_words(part.name)})" for part in left)
                     + f". `hearback logs` shows more; the files are in {self.home / 'log'}."
                 )
-            time.sleep(0.1)
+            time.sleep(0.2)
 
     def _last_words(self, program: str) -> str:
         lines = [line for line in _read(self.home / "log" / f"{program}.log").splitlines() if line.strip()]
@@ -154,16 +155,15 @@ class Installation:
 
     def unready(self, settings: Settings) -> list[Part]:
         """The parts that cannot do their work yet; each step is looked at when the one before is fine."""
-        running = [part for part in readiness.programs(self.supervisor, self.names()) if not part.ok]
-        return running or [
-            part
-            for part in (
-                *readiness.web(settings),
-                *readiness.workers(settings, self.supervisor),
-                readiness.mailbox(settings),
-            )
-            if not part.ok
-        ]
+        looks: Sequence[Callable[[], list[Part]]] = (
+            lambda: readiness.programs(self.supervisor, self.names()),
+            lambda: [*readiness.web(settings), *readiness.workers(settings, self.supervisor)],
+            lambda: [readiness.mailbox(settings)],
+        )
+        for look in looks:
+            if wrong := [part for part in look() if not part.ok]:
+                return wrong
+        return []
 
     def down(self, progress: Progress) -> bool:
         """Stops everything, in order; returns whether anything ran."""
