@@ -241,3 +241,6 @@ def _jsonable(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _json(row: Mapping[str, Any]) -> str:
     return json.dumps(_jsonable(row), ensure_ascii=False)
+
+
+commands: list[click.Command] = [log]

@@ -159,5 +159,7 @@ def log(request: pytest.FixtureRequest, settings: Settings, clock: ManualClock) 
 def bench(log: Log, database: Callable[[str], Database], clock: ManualClock) -> Bench:
     reader = database("reporting")
     with reader.transaction() as tx:
-        tx.execute("CREATE TABLE effect (id bigint GENERATED ALWAYS AS IDENTITY, event_id uuid, topic text, key text, version bigint)")
+        tx.execute(
+            "CREATE TABLE effect (id bigint GENERATED ALWAYS AS IDENTITY, event_id uuid, topic text, key text, version bigint)"
+        )
     return Bench(log, database("survey"), reader, clock)

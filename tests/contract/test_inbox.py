@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 
 from shared.db import Database, Tx
 from shared.events import inbox
@@ -15,12 +15,21 @@ TODAY = date(2026, 3, 3)
 
 def _event(day: date | None, at: datetime | None = None) -> Event:
     return Event(
-        str(uuid.uuid4()), "task.opened", "tasks", "k", 1, at or datetime(2026, 3, 3, tzinfo=timezone.utc), {}, day=day
+        str(uuid.uuid4()),
+        "task.opened",
+        "tasks",
+        "k",
+        1,
+        at or datetime(2026, 3, 3, tzinfo=UTC),
+        {},
+        day=day,
     )
 
 
 def _partitions(tx: Tx) -> list[str]:
-    rows = tx.all("SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'inbox'::regclass")
+    rows = tx.all(
+        "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'inbox'::regclass"
+    )
     return sorted(row["name"] for row in rows)
 
 
@@ -47,12 +56,17 @@ def test_an_event_of_a_day_without_partition_is_noted_and_moves_when_it_comes(
         assert inbox.insert(tx, "reporting", [early, late, early]) == {early.id, late.id}
     inbox.maintain(db, TODAY)
     with db.transaction() as tx:
-        assert tx.value("SELECT tableoid::regclass::text FROM inbox WHERE event_id = %s", (early.id,)) == "inbox_20260303"
+        assert (
+            tx.value("SELECT tableoid::regclass::text FROM inbox WHERE event_id = %s", (early.id,))
+            == "inbox_20260303"
+        )
         assert inbox.insert(tx, "reporting", [early]) == set()
         assert inbox.insert(tx, "survey", [early]) == {early.id}
 
 
-def test_an_event_without_a_day_is_noted_under_the_day_it_happened(database: Callable[[str], Database]) -> None:
+def test_an_event_without_a_day_is_noted_under_the_day_it_happened(
+    database: Callable[[str], Database],
+) -> None:
     db = database("reporting")
     event = _event(None)
     with db.transaction() as tx:

@@ -30,12 +30,16 @@ def _customers(bench: Bench, *keys: str) -> None:
             )
 
 
-def _command(bench: Bench, key: str, begun: threading.Event | None = None, go: threading.Event | None = None) -> int:
+def _command(
+    bench: Bench, key: str, begun: threading.Event | None = None, go: threading.Event | None = None
+) -> int:
     """A command as they all are: lock the key's row, count up, append."""
     with bench.owner.transaction() as tx:
         if begun:
             begun.set()
-        version = tx.value("UPDATE customer SET version = version + 1 WHERE id = %s RETURNING version", (key,))
+        version = tx.value(
+            "UPDATE customer SET version = version + 1 WHERE id = %s RETURNING version", (key,)
+        )
         if go:
             go.wait(10)
         outbox.append(tx, "customer.changed", key, version, customer(key))
@@ -241,7 +245,9 @@ def test_a_relay_whose_database_was_restored_goes_on_above_the_logs_epoch(bench:
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_however_relays_interleave_each_key_arrives_once_and_in_order(bench: Bench, data: st.DataObject) -> None:
+def test_however_relays_interleave_each_key_arrives_once_and_in_order(
+    bench: Bench, data: st.DataObject
+) -> None:
     with bench.reader.transaction() as tx:
         tx.execute("TRUNCATE effect")
     relays = [bench.relay(batch=data.draw(st.integers(1, 4))) for _ in range(2)]

@@ -21,9 +21,7 @@ def test_an_event_of_a_transaction_that_fails_was_never_appended(bench: Bench) -
 
 def test_many_events_are_appended_in_their_order(bench: Bench) -> None:
     with bench.owner.transaction() as tx:
-        ids = outbox.append_many(
-            tx, [("message.received", A, 1, message(A, number)) for number in range(5)]
-        )
+        ids = outbox.append_many(tx, [("message.received", A, 1, message(A, number)) for number in range(5)])
     bench.flush()
     assert [entry.headers["id"] for entry in bench.on_log("deliveries")] == ids
 

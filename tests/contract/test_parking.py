@@ -235,7 +235,10 @@ def test_poison_now_and_then_stops_nobody(bench: Bench) -> None:
         (b"\xff\x00", {"id": KEYS[5], "type": "a", "version": "x", "occurred_at": "yesterday"}),
         (b"[1]", {"id": KEYS[5], "type": "a", "version": "1", "occurred_at": "2026-03-03T10:00:00+00:00"}),
         (b"{}", {"id": "; --", "type": "a", "version": "1", "occurred_at": "2026-03-03T10:00:00+00:00"}),
-        (b"{}", {"id": KEYS[5], "type": "a", "version": "9" * 30, "occurred_at": "2026-03-03T10:00:00+00:00"}),
+        (
+            b"{}",
+            {"id": KEYS[5], "type": "a", "version": "9" * 30, "occurred_at": "2026-03-03T10:00:00+00:00"},
+        ),
         (b"{}", {"id": KEYS[5], "type": "a", "version": "1", "occurred_at": "2026-03-03T10:00:00"}),
         (b"{}", {"id": KEYS[5], "type": "\x00", "version": "one", "occurred_at": "\x00"}),
         (None, {"id": KEYS[5]}),

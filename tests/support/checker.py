@@ -1,0 +1,170 @@
+"""Compares what was acknowledged with what is there, in all three services, on the log and at the provider."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from services.reporting.queries.recount import recount
+from tests.support.history import History
+from tests.support.running import Running
+
+
+def check(history: History, *, parked: int = 0, missing: frozenset[str] = frozenset()) -> None:
+    """Raises `AssertionError` with everything that is wrong. `parked` keys are expected to wait.
+
+    Of the customers in `missing` (erased, or parked) nothing is asked beyond survey.
+    """
+    running = history.running
+    wrong = [
+        *_survey(history, missing),
+        *_replicas(history, "reporting", missing),
+        *_replicas(history, "followup", missing),
+        *_tasks(history, missing),
+        *_versions_in_order(running),
+        *_handed_over_once(running),
+        *_figures(running, missing),
+        *_parked(running, parked),
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def _survey(history: History, missing: frozenset[str]) -> list[str]:
+    """Every acknowledged answer is kept as a version of one response, with the words that were sent."""
+    with history.running.db("survey").transaction() as tx:
+        rows = tx.all(
+            """SELECT r.customer_id, v.version, v.score, coalesce(v.comment, '') AS comment
+            FROM response_version v JOIN response r ON r.id = v.response_id"""
+        )
+    kept = {(row["customer_id"], row["version"]): (row["score"], row["comment"]) for row in rows}
+    wrong = []
+    for ack in history.acks:
+        if ack.person.id in missing:
+            continue
+        found = kept.get((ack.person.id, ack.version))
+        if found != (ack.score, ack.comment):
+            wrong.append(f"survey has {found} for {ack.person.email} version {ack.version}, not {ack.score}")
+    if len(rows) != len(kept):
+        wrong.append("survey has a version twice")
+    return wrong
+
+
+def _responses(running: Running, service: str) -> dict[str, dict[str, Any]]:
+    with running.db(service).transaction() as tx:
+        rows = tx.all("SELECT * FROM response WHERE version > 0")
+    assert len({row["customer_id"] for row in rows}) == len(rows), (
+        f"{service} has two answers of one invitation"
+    )
+    return {row["customer_id"]: row for row in rows}
+
+
+def _replicas(history: History, service: str, missing: frozenset[str]) -> list[str]:
+    """What a service has of each answer is what survey has."""
+    truth, replica = _responses(history.running, "survey"), _responses(history.running, service)
+    wrong = [
+        f"{service} knows an answer of {customer} that survey does not have"
+        for customer in replica.keys() - truth.keys()
+    ]
+    for customer, ack in history.final().items():
+        if customer in missing:
+            continue
+        there = replica.get(customer)
+        if there is None:
+            wrong.append(f"{service} has no answer of {ack.person.email}")
+            continue
+        for name in ("id", "version", "score", "comment", "state"):
+            if there[name] != truth[customer][name]:
+                wrong.append(
+                    f"{service}: {name} of {ack.person.email} is {there[name]}, not {truth[customer][name]}"
+                )
+    return wrong
+
+
+def _tasks(history: History, missing: frozenset[str]) -> list[str]:
+    """Each detractor is behind exactly one open task; an account, or a customer without one, has at most one."""
+    with history.running.db("followup").transaction() as tx:
+        rows = tx.all(
+            """SELECT r.customer_id, t.id, t.account_id FROM task t JOIN task_response x ON x.task_id = t.id
+            JOIN response r ON r.id = x.response_id WHERE t.state = 'open'"""
+        )
+    behind = Counter(row["customer_id"] for row in rows)
+    wrong = []
+    for customer, ack in history.final().items():
+        if customer not in missing and ack.score <= 6 and behind[customer] != 1:
+            wrong.append(
+                f"{ack.person.email} answered {ack.score} and is behind {behind[customer]} open tasks"
+            )
+    owners = Counter(
+        row["account_id"] for row in {row["id"]: row for row in rows}.values() if row["account_id"]
+    )
+    wrong += [f"account {account} has {count} open tasks" for account, count in owners.items() if count > 1]
+    return wrong
+
+
+def _versions_in_order(running: Running) -> list[str]:
+    """Leaving duplicates aside, each response's versions are on the log in their order."""
+    log = running.log()
+    wrong = []
+    try:
+        last: dict[str, int] = {}
+        seen: set[str] = set()
+        for entry in log.tail("responses", 1_000_000):
+            event = entry.headers["id"]
+            if event in seen or entry.headers.get("replay"):
+                continue
+            seen.add(event)
+            version = int(entry.headers["version"])
+            if entry.headers["type"] == "response.unconfirmed":
+                continue
+            if version <= last.get(entry.key, 0):
+                wrong.append(f"version {version} of {entry.key} is on the log after {last[entry.key]}")
+            last[entry.key] = version
+    finally:
+        log.close()
+    return wrong
+
+
+def _handed_over_once(running: Running) -> list[str]:
+    """No delivery reached the provider twice, and each that is said to have been handed over did."""
+    with running.db("log").transaction() as tx:
+        rows = tx.all(
+            "SELECT delivery_id, count(*) AS n FROM mailbox.message WHERE direction = 'out' GROUP BY delivery_id"
+        )
+    arrived = {row["delivery_id"]: row["n"] for row in rows}
+    wrong = [f"delivery {delivery} was handed over {n} times" for delivery, n in arrived.items() if n > 1]
+    for service in ("survey", "followup"):
+        with running.db(service).transaction() as tx:
+            said = tx.all(
+                "SELECT id FROM delivery WHERE state IN ('handed', 'delivered') AND kind <> 'notice'"
+            )
+        wrong += [f"delivery {row['id']} never arrived" for row in said if row["id"] not in arrived]
+    return wrong
+
+
+def _figures(running: Running, missing: frozenset[str]) -> list[str]:
+    """Reporting's figures are a recount of its facts, and those are survey's answers."""
+    with running.db("reporting").transaction() as tx:
+        found = recount(tx)
+        bands = tx.all(
+            "SELECT band, count(*) AS n FROM response WHERE version > 0 AND state = 'counted' GROUP BY band"
+        )
+    wrong = [] if found.equal else [f"reporting differs from its recount: {found}"]
+    if missing:
+        return wrong
+    with running.db("survey").transaction() as tx:
+        raw = tx.all(
+            """SELECT CASE WHEN score <= 6 THEN 'detractor' WHEN score <= 8 THEN 'passive' ELSE 'promoter' END AS band,
+            count(*) AS n FROM response WHERE state = 'counted' GROUP BY 1"""
+        )
+    shown, truth = ({row["band"]: row["n"] for row in rows} for rows in (bands, raw))
+    if shown != truth:
+        wrong.append(f"reporting counts {shown}, the raw answers are {truth}")
+    return wrong
+
+
+def _parked(running: Running, expected: int) -> list[str]:
+    found = 0
+    for service in ("survey", "followup", "reporting"):
+        with running.db(service).transaction() as tx:
+            found += tx.value("SELECT count(*) FROM parked_key")
+    return [] if found == expected else [f"{found} keys are parked, not {expected}"]

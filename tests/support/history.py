@@ -1,0 +1,134 @@
+"""A seeded history of acknowledged operations: customers who are asked by real messages, and who answer over HTTP."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from dataclasses import dataclass, field
+
+import urllib3
+
+from services.survey.commands import ask, company, customers, programs
+from services.survey.domain.rows import Row
+from services.survey.edge import opt_out_fingerprints
+from shared.events.workers import ConsumerLoop
+from tests.support.running import TOKEN, Running
+
+__all__ = ["Ack", "ConsumerLoop", "History", "Person"]
+
+_COMMENTS = ("too slow", "nobody called back", "fine", "lovely people", "the invoice was wrong", "")
+
+
+@dataclass
+class Person:
+    """A customer, and their link once their message has come."""
+
+    email: str
+    account: str | None
+    id: str = ""
+    token: str = ""
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Ack:
+    """An answer that was acknowledged: who, and as what."""
+
+    person: Person
+    score: int
+    comment: str
+    version: int
+
+
+@dataclass
+class History:
+    """What was done and acknowledged, for the checker. `seed` makes it again."""
+
+    running: Running
+    seed: int = 1
+    people: list[Person] = field(default_factory=list)
+    acks: list[Ack] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.http = urllib3.PoolManager(timeout=20, retries=False, maxsize=8)
+
+    def invite(self, count: int = 12) -> None:
+        """Customers, some of them of one account, are asked by mail. Needs web, survey's sender running."""
+        self.people = [
+            Person(f"person{number}@example.com", f"Firm {number // 3}" if number % 2 else None)
+            for number in range(count)
+        ]
+        db = self.running.db("survey")
+        prints = opt_out_fingerprints(self.running.settings)
+        rows = [
+            Row({"email": one.email, "name": one.email.split("@")[0], "account": one.account}, {})
+            for one in self.people
+        ]
+        with db.transaction() as tx:
+            company.ensure(tx)
+            for one, outcome in zip(self.people, customers.upsert(tx, rows, prints), strict=True):
+                one.id = str(outcome.customer_id)
+            program = programs.create(tx, "Recommend")
+            run = ask.start(tx, str(program["id"]), {}, "test")
+        with db.transaction() as tx:
+            ask.step(tx, str(run["id"]))
+        self.running.wait(self._collect, None, "the messages")
+
+    def _collect(self) -> bool:
+        with self.running.db("log").transaction() as tx:
+            rows = tx.all("SELECT recipient, text FROM mailbox.message WHERE direction = 'out'")
+        found = {row["recipient"]: TOKEN.search(row["text"]) for row in rows}
+        for one in self.people:
+            match = found.get(one.email)
+            if match:
+                one.token = match[1]
+        return all(one.token for one in self.people)
+
+    def answer(
+        self, person: Person, score: int | None = None, comment: str | None = None, *, nonce: str = ""
+    ) -> Ack:
+        """Answers as the page's script does, until acknowledged: after a broken connection the same form again."""
+        score = self.random.randint(0, 10) if score is None else score
+        comment = self.random.choice(_COMMENTS) if comment is None else comment
+        nonce = nonce or secrets.token_urlsafe(12)
+        body: dict[str, object] = {}
+
+        def sent() -> bool:
+            nonlocal body
+            fields = {"nonce": nonce, "seen": str(person.version), "score": str(score), "comment": comment}
+            try:
+                reply = self.http.request(
+                    "POST",
+                    f"{self.running.url}/a/{person.token}",
+                    fields=fields,
+                    encode_multipart=False,
+                    headers={"Accept": "application/json"},
+                )
+            except urllib3.exceptions.HTTPError:
+                return False
+            if reply.status >= 500:
+                return False
+            assert reply.status == 200, (reply.status, reply.data)
+            body = reply.json()
+            return True
+
+        self.running.wait(sent, None, "an answer to be acknowledged")
+        assert body["effect"] == "saved", body
+        version = int(str(body["version"]))
+        person.version = version
+        ack = Ack(person, score, comment, version)
+        self.acks.append(ack)
+        return ack
+
+    def answer_all(self, revise: float = 0.4) -> None:
+        """Everybody answers; some change their mind afterwards, once or more."""
+        for person in self.people:
+            self.answer(person)
+        for person in self.people:
+            while self.random.random() < revise:
+                self.answer(person)
+
+    def final(self) -> dict[str, Ack]:
+        """Each customer's last acknowledged answer."""
+        return {ack.person.id: ack for ack in self.acks}

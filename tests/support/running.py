@@ -1,0 +1,259 @@
+"""The real thing for fault experiments: the mounted web app and the roles, each a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.embedded.owner import find_owner
+from shared.ids import SystemIds
+from shared.log import Log, open_log
+from shared.settings import SERVICES, Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 40.0
+_WEB = "from shared.embedded.web import serve; serve(('survey', 'followup', 'reporting'))"
+
+
+class Died(AssertionError):
+    """A process that should run does not."""
+
+
+@dataclass
+class Process:
+    """One process of ours, and what it said."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    output: Path
+    marker: Path | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def crashed(self) -> bool:
+        """Whether the crash it was started with has happened."""
+        return self.marker is not None and not self.marker.exists()
+
+    def kill(self) -> None:
+        """Ends it as a power cut would."""
+        self.popen.kill()
+        self.popen.wait()
+
+    def stop(self) -> None:
+        """Asks it to end, and its children with it."""
+        if self.alive:
+            self.popen.terminate()
+            try:
+                self.popen.wait(25)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def freeze(self) -> None:
+        self.popen.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.popen.send_signal(signal.SIGCONT)
+
+    def said(self) -> str:
+        return self.output.read_text(errors="replace")[-4000:]
+
+
+@dataclass
+class Running:
+    """An installation in a folder of its own, on databases that are there already.
+
+    Processes are started and killed one by one; nothing starts them again but the test. `crash_at`
+    names a point of `shared.faults`; the process that passes it first dies, once.
+    """
+
+    settings: Settings
+    processes: list[Process] = field(default_factory=list)
+    databases: dict[str, Database] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return self.settings.public_url
+
+    def db(self, service: str) -> Database:
+        """A service's database, for looking and for seeding."""
+        if service not in self.databases:
+            self.databases[service] = Database(
+                self.settings.database_urls[service], SystemClock(), SystemIds(), name=f"test-{service}"
+            )
+        return self.databases[service]
+
+    def log(self) -> Log:
+        return open_log(self.settings)
+
+    def role(self, service: str, *roles: str, crash_at: str = "") -> Process:
+        """Starts roles of a service in one process."""
+        command = [sys.executable, "-m", "shared.cli", "run", service, *roles]
+        return self._start(f"{service}-{'-'.join(roles)}", command, crash_at)
+
+    def workers(self) -> list[Process]:
+        """Starts every role of every service, one process per service."""
+        return [self.role(service) for service in SERVICES]
+
+    def web(self, crash_at: str = "") -> Process:
+        """Starts the mounted web app; returns when it answers."""
+        process = self._start("web", [sys.executable, "-c", _WEB], crash_at)
+        http = urllib3.PoolManager(timeout=2, retries=False)
+
+        def answers() -> bool:
+            with contextlib.suppress(urllib3.exceptions.HTTPError):
+                return all(
+                    http.request("GET", f"{self.url}/{service}/healthz").status == 200 for service in SERVICES
+                )
+            return False
+
+        self.wait(answers, process, "the web app to answer")
+        return process
+
+    def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs `hearback WORDS…` to its end."""
+        return subprocess.run(
+            [*find_owner(self.settings.home).prefix, sys.executable, "-m", "shared.cli", *words],
+            cwd=ROOT,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=check,
+        )
+
+    def wait(self, done: Callable[[], Any], alive: Process | None = None, what: str = "it") -> None:
+        """Returns when `done()` is true. Raises when it takes too long or `alive` is not."""
+        until = time.monotonic() + PATIENCE
+        while not done():
+            if alive is not None and not alive.alive:
+                raise Died(f"{alive.name} ended with {alive.popen.returncode}:\n{alive.said()}")
+            if time.monotonic() > until:
+                outputs = "\n".join(f"--- {process.name}\n{process.said()}" for process in self.processes)
+                raise AssertionError(f"waited {PATIENCE:.0f} s for {what}\n{outputs}")
+            time.sleep(0.05)
+
+    def wait_crash(self, process: Process) -> None:
+        """Returns when the process has died of its `crash_at` (of the web app: when a worker of it has)."""
+        self.wait(process.crashed, None, f"{process.name} to crash")
+        if process.name != "web":
+            self.wait(lambda: not process.alive, None, f"{process.name} to be gone")
+            assert process.popen.returncode == -signal.SIGKILL, process.said()
+
+    def settle(self) -> None:
+        """Returns when every event has been sent and applied, and nothing is to be sent to anybody."""
+        log = self.log()
+        quiet = 0
+
+        def done() -> bool:
+            nonlocal quiet
+            quiet = quiet + 1 if self._still(log) else 0
+            return quiet >= 3
+
+        try:
+            self.wait(done, None, "everything to arrive")
+        finally:
+            log.close()
+
+    def _still(self, log: Log) -> bool:
+        if any(lag.unread for lag in log.lag()):
+            return False
+        for service in SERVICES:
+            with self.db(service).transaction() as tx:
+                if tx.value("SELECT EXISTS (SELECT FROM outbox)"):
+                    return False
+                if service != "reporting" and tx.value(
+                    "SELECT EXISTS (SELECT FROM delivery WHERE state IN ('queued', 'claimed'))"
+                ):
+                    return False
+        with self.db("log").transaction() as tx:
+            return not tx.value("SELECT EXISTS (SELECT FROM mailbox.webhook)")
+
+    def close(self) -> None:
+        """Ends every process and closes every connection."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.thaw()
+            process.stop()
+        for db in self.databases.values():
+            db.close()
+
+    def _start(self, name: str, command: list[str], crash_at: str) -> Process:
+        folder = self.settings.home
+        marker: Path | None = None
+        environment = self._environment()
+        if crash_at:
+            marker = folder / f"crash-{secrets.token_hex(4)}"
+            marker.touch()
+            find_owner(folder).own(marker)
+            environment["HEARBACK_CRASH_AT"] = f"{crash_at}@{marker}"
+        output = folder / f"{name}-{len(self.processes)}.out"
+        with output.open("wb") as file:
+            popen = subprocess.Popen(
+                [*find_owner(folder).prefix, *command], cwd=ROOT, env=environment, stdout=file, stderr=file
+            )
+        process = Process(name, popen, output, marker)
+        self.processes.append(process)
+        return process
+
+    def _environment(self) -> dict[str, str]:
+        settings = self.settings
+        mine = {name: value for name, value in os.environ.items() if not name.startswith("HEARBACK_")}
+        urls = {f"HEARBACK_{name.upper()}_DATABASE_URL": url for name, url in settings.database_urls.items()}
+        return {
+            **mine,
+            **urls,
+            "HEARBACK_HOME": str(settings.home),
+            "HEARBACK_SECRET": settings.secret,
+            "HEARBACK_PORT": str(settings.port),
+            "HOME": str(settings.home),
+            "PYTHONPATH": str(ROOT),
+        }
+
+
+@contextlib.contextmanager
+def running(urls: Mapping[str, str]) -> Iterator[Running]:
+    """An installation on the databases of `urls`, with a free port and a folder of its own; ended at the end."""
+    home = Path(tempfile.mkdtemp(prefix="hearback-run-"))
+    find_owner().own(home)
+    port = free_port()
+    here = f"http://127.0.0.1:{port}"
+    settings = Settings(home=home, secret=secrets.token_urlsafe(32), database_urls=dict(urls))
+    settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=here)
+    found = Running(settings)
+    log = found.log()
+    log.ensure_topics()
+    log.close()
+    try:
+        yield found
+    finally:
+        found.close()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+TOKEN = re.compile(r"/a/([\w-]{20,})")
