@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from services.followup.notice_words import day, fill, language_of, sms, words
 
-_DARK, _LIGHT = "#1d2433", "#ffffff"
+_DARK, _LIGHT = "#000000", "#ffffff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def write(
 
 
 def text_on(colour: str) -> str:
-    """Dark or light, whichever is easier to read on `colour` ("#rrggbb"); WCAG 2 relative luminance."""
+    """Black or white, whichever is easier to read on `colour` ("#rrggbb"): at least 4.5 : 1 by WCAG 2."""
     try:
         parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     except ValueError:
@@ -102,8 +102,8 @@ def text_on(colour: str) -> str:
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
     )
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    # Contrast with white is 1.05 / (L + 0.05), with our dark (L 0.018) it is (L + 0.05) / 0.068.
-    return _LIGHT if 1.05 / (luminance + 0.05) >= (luminance + 0.05) / 0.068 else _DARK
+    # Contrast with white is 1.05 / (L + 0.05), with black (L + 0.05) / 0.05.
+    return _LIGHT if 1.05 / (luminance + 0.05) >= (luminance + 0.05) / 0.05 else _DARK
 
 
 def _html(mjml: str) -> str:
