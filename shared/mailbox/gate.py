@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import urllib3
 from flask import current_app, request
@@ -20,9 +20,7 @@ SCOPE = "mailbox:read"
 
 def poster() -> Poster:
     """The poster of the current app."""
-    found = current_app.extensions["mailbox_poster"]
-    assert isinstance(found, Poster)
-    return found
+    return cast(Poster, current_app.extensions["mailbox_poster"])
 
 
 def only_here_or_with_login(view: F) -> F:

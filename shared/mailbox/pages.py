@@ -69,7 +69,7 @@ def sms_thread(phone: str) -> str:
         rows = store.thread(tx, phone)
         counts = store.counts(tx)
     return render_template(
-        "mailbox/thread.html", phone=phone, rows=rows, linked=linked, **_frame(counts, None)
+        "mailbox/thread.html", phone=phone, rows=rows, linked=linked, **_frame(counts, None, inside=True)
     )
 
 
@@ -110,7 +110,7 @@ def mail(id: str) -> str:
         linked=linked,
         headers=all_headers(row),
         one_click=one_click_url(row["headers"]),
-        **_frame(counts, None),
+        **_frame(counts, None, inside=True),
     )
 
 
@@ -188,6 +188,12 @@ def linked(text: str) -> Markup:
     return Markup("").join(parts)
 
 
+def preview(text: str) -> str:
+    """The first words of a message, as lists on phones show them: in one line, without addresses."""
+    words = " ".join(_LINK.sub("", text).split())
+    return words if len(words) <= 160 else words[:160].rsplit(" ", 1)[0] + " …"
+
+
 def all_headers(row: Row) -> list[tuple[str, str]]:
     """The header as the mail would carry it."""
     sender = f"{row['sender_name']} <{row['sender']}>" if row["sender_name"] else row["sender"]
@@ -231,8 +237,8 @@ def _phone(phone: str) -> None:
         raise NotFound("There is no such conversation.")
 
 
-def _frame(counts: Row, address: str | None) -> dict[str, Any]:
-    return {"counts": counts, "address": address or ""}
+def _frame(counts: Row, address: str | None, *, inside: bool = False) -> dict[str, Any]:
+    return {"counts": counts, "address": address or "", "inside": inside, "preview": preview}
 
 
 def _next(rows: list[Row], address: str | None) -> str | None:

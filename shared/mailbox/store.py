@@ -116,7 +116,7 @@ def messages(
 def mails(tx: Tx, *, address: str | None, before: int | None, limit: int) -> list[Row]:
     """Mails newest first, with the beginning of their text; `address` is a part of the recipient's."""
     return tx.all(
-        "SELECT seq, id, recipient, sender, sender_name, subject, left(text, 200) AS preview,"
+        "SELECT seq, id, recipient, sender, sender_name, subject, left(text, 600) AS preview,"
         "  at, read_at, status"
         " FROM mailbox.message WHERE channel = 'email'"
         " AND (%(address)s::text IS NULL OR strpos(lower(recipient), lower(%(address)s)) > 0)"
@@ -133,7 +133,7 @@ def threads(tx: Tx, *, address: str | None, limit: int = 100) -> list[Row]:
         "  FROM mailbox.message WHERE channel = 'sms' ORDER BY seq DESC LIMIT 5000),"
         " newest AS (SELECT DISTINCT ON (phone) * FROM recent"
         "  WHERE %(address)s::text IS NULL OR strpos(phone, %(address)s) > 0 ORDER BY phone, seq DESC)"
-        " SELECT *, left(text, 200) AS preview FROM newest ORDER BY seq DESC LIMIT %(limit)s",
+        " SELECT *, left(text, 600) AS preview FROM newest ORDER BY seq DESC LIMIT %(limit)s",
         {"address": address, "limit": limit},
     )
 

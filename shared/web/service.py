@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg2
@@ -110,6 +111,4 @@ class Service:
 
 def service() -> Service:
     """The service whose app handles the current request (or whose app context is pushed)."""
-    found = current_app.extensions["hearback"]
-    assert isinstance(found, Service)
-    return found
+    return cast(Service, current_app.extensions["hearback"])

@@ -1,0 +1,139 @@
+"""Every error leaves in one form: problem JSON for programs, a page in the frame for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg2
+import pytest
+from flask import Flask, abort
+from flask.testing import FlaskClient
+from flask_smorest import Blueprint
+from marshmallow import Schema, fields
+
+from shared.clock import ManualClock
+from shared.errors import Conflict, Invalid
+from shared.ids import SystemIds
+from shared.settings import Settings
+from shared.web import create_service, finish, public, service
+
+
+class Thing(Schema):
+    score = fields.Integer(required=True)
+    when = fields.DateTime()
+
+
+@pytest.fixture
+def app(settings: Settings, clock: ManualClock, ids: SystemIds) -> Flask:
+    app = create_service("survey", settings, clock=clock, ids=ids, package="services.survey")
+    api = Blueprint("things", "things", url_prefix="/survey/api/things")
+
+    @api.route("", methods=["POST"])
+    @public(csrf=False)
+    @api.arguments(Thing)
+    @api.response(201, Thing)
+    def make(given: dict[str, Any]) -> dict[str, Any]:
+        return given
+
+    app.extensions["hearback_api"].register_blueprint(api)
+
+    @app.get("/survey/<how>")
+    @app.get("/survey/api/broken/<how>")
+    @public
+    def broken(how: str) -> str:
+        if how == "conflict":
+            raise Conflict("Somebody else was faster.")
+        if how == "fields":
+            raise Invalid("Two things are wrong.", fields={"name": "Enter a name", "colour": "Not a colour"})
+        if how == "schema":
+            Thing().load({"score": "many"})
+        if how == "database":
+            with service().db.transaction() as tx:
+                tx.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        if how == "raw":
+            raise psycopg2.OperationalError("server closed the connection")
+        if how == "secret":
+            with service().db.transaction() as tx:
+                tx.execute("SELECT 'ann@example.org'::integer")
+        if how == "teapot":
+            abort(418)
+        raise ZeroDivisionError("oh")
+
+    return finish(app)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "slug"),
+    [
+        ("conflict", 409, "conflict"),
+        ("fields", 422, "invalid"),
+        ("schema", 422, "invalid"),
+        ("database", 503, "unavailable"),
+        ("raw", 503, "unavailable"),
+        ("secret", 500, "internal"),
+        ("teapot", 418, "http-418"),
+        ("other", 500, "internal"),
+    ],
+)
+def test_programs_get_a_problem_and_people_a_page(
+    client: FlaskClient, how: str, status: int, slug: str
+) -> None:
+    answer = client.get(f"/survey/api/broken/{how}")
+    assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
+    assert (
+        answer.json and answer.json["slug"] == slug and answer.json["type"] == f"urn:hearback:problem:{slug}"
+    )
+    assert answer.json["detail"] and answer.json["request_id"] == answer.headers["X-Request-Id"]
+    page = client.get(f"/survey/{how}", headers={"Accept": "text/html"})
+    assert page.status_code == status and page.mimetype == "text/html" and "<h1>" in page.text
+    if status == 503:
+        assert answer.headers["Retry-After"] == page.headers["Retry-After"] == "2"
+
+
+def test_each_wrong_field_is_named(client: FlaskClient) -> None:
+    answer = client.get("/survey/api/broken/fields").json
+    assert answer and answer["errors"] == [
+        {"field": "name", "detail": "Enter a name"},
+        {"field": "colour", "detail": "Not a colour"},
+    ]
+    answer = client.post("/survey/api/things", json={"when": "x"}).json
+    assert answer and {error["field"] for error in answer["errors"]} == {"score", "when"}
+    assert client.post("/survey/api/things", json={"score": 3}).status_code == 201
+
+
+def test_json_that_cannot_be_read_is_a_problem(client: FlaskClient) -> None:
+    answer = client.post("/survey/api/things", data="{", content_type="application/json")
+    assert answer.status_code == 400 and answer.content_type == "application/problem+json"
+
+
+def test_what_is_not_there_is_said_in_the_askers_form(client: FlaskClient) -> None:
+    page = client.get("/nowhere", headers={"Accept": "text/html"})
+    assert page.status_code == 404 and "There is nothing here" in page.text
+    assert client.get("/survey/api/nowhere").content_type == "application/problem+json"
+    assert client.get("/nowhere", headers={"Accept": "application/json"}).is_json
+
+
+def test_a_wrong_method_says_which_are_right(client: FlaskClient) -> None:
+    answer = client.delete("/survey/api/things")
+    assert answer.status_code == 405 and "POST" in answer.headers["Allow"]
+
+
+def test_nothing_people_typed_gets_into_the_log(
+    client: FlaskClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.get("/survey/secret?q=ann@example.org")
+    captured = capsys.readouterr()
+    assert "InvalidTextRepresentation" in captured.err and '"path": "/survey/secret"' in captured.err
+    assert "ann@example.org" not in captured.err + captured.out
+
+
+def test_a_request_keeps_the_id_its_proxy_gave_it(client: FlaskClient) -> None:
+    given = client.get("/survey/other", headers={"X-Request-Id": "abcdef-123456"})
+    assert given.headers["X-Request-Id"] == "abcdef-123456"
+    made = client.get("/survey/other", headers={"X-Request-Id": "a b\tc"})
+    assert made.headers["X-Request-Id"] not in ("", "a b\tc")
