@@ -60,7 +60,11 @@ class Hours(fields.Field[dict[str, list[str]]]):
                 for pair in value.values()
             ):
                 raise ValueError("write them like “mon-fri 09:00-17:00, sat 10:00-14:00”")
-            given = {day: list(value[day]) for day in (*hours.DAYS, *sorted(set(value) - set(hours.DAYS))) if day in value}
+            given = {
+                day: list(value[day])
+                for day in (*hours.DAYS, *sorted(set(value) - set(hours.DAYS)))
+                if day in value
+            }
             hours.check(given)
             return given
         except ValueError as error:
@@ -79,7 +83,8 @@ class Company(Schema):
         validate=validate.Length(1, 500, error="Mails must carry a postal address (at most 500 characters)."),
     )
     colour = fields.String(
-        required=True, validate=validate.Regexp(r"^#[0-9a-fA-F]{6}$", error="The colour must look like #1f5fbf.")
+        required=True,
+        validate=validate.Regexp(r"^#[0-9a-fA-F]{6}$", error="The colour must look like #1f5fbf."),
     )
     language = fields.String(
         required=True, validate=validate.OneOf(LANGUAGES, error="The language is one of en, de and es.")
@@ -87,7 +92,8 @@ class Company(Schema):
     time_zone = Clean(values.time_zone, "The time zone", required=True)
     business_hours = Hours(required=True)
     first_contact_hours = fields.Integer(
-        required=True, validate=validate.Range(1, 400, error="Promise a first contact within 1 to 400 business hours.")
+        required=True,
+        validate=validate.Range(1, 400, error="Promise a first contact within 1 to 400 business hours."),
     )
     fallback_owner = Clean(_lower_email, "The fallback owner", required=True, allow_none=True)
     ask_gap_days = fields.Integer(
@@ -105,12 +111,24 @@ class Company(Schema):
         return data
 
 
-class CompanyState(Company):
+class CompanyState(Schema):
     """The settings as they stand."""
 
-    version = fields.Integer(dump_only=True)
+    version = fields.Integer()
+    name = fields.String()
+    sender_name = fields.String()
+    sender_email = fields.String()
+    reply_to = fields.String()
+    postal_address = fields.String()
+    colour = fields.String()
+    language = fields.String()
+    time_zone = fields.String()
     business_hours = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
-    setup_done_at = fields.DateTime(dump_only=True, allow_none=True)
+    first_contact_hours = fields.Integer()
+    fallback_owner = fields.String(allow_none=True)
+    ask_gap_days = fields.Integer()
+    contact_limit = fields.Integer()
+    setup_done_at = fields.DateTime(allow_none=True)
 
 
 class Account(Schema):
@@ -212,7 +230,7 @@ class CustomerPage(Schema):
     next = fields.String(allow_none=True)
 
 
-class ImportRun(Schema):
+class ImportSummary(Schema):
     """An import: how far it is, what it did."""
 
     id = fields.String()
@@ -235,24 +253,26 @@ class ImportRun(Schema):
     delimiter = fields.String(allow_none=True)
     unknown_managers = fields.List(fields.String())
     message = fields.String(allow_none=True)
-    errors = fields.List(fields.Nested(lambda: ImportError_()), metadata={"description": "The first 100 bad lines."})
 
 
-class ImportError_(Schema):  # noqa: N801 - ImportError is Python's own
+class BadLine(Schema):
     """A line that was not taken, and why."""
-
-    class Meta:
-        ordered = True
 
     line = fields.Integer()
     column = fields.String(attribute="column_name", allow_none=True)
     reason = fields.String()
 
 
+class ImportRun(ImportSummary):
+    """An import with its first bad lines."""
+
+    errors = fields.List(fields.Nested(BadLine), metadata={"description": "The first 100."})
+
+
 class ImportErrorPage(Schema):
     """One page of bad lines."""
 
-    errors = fields.List(fields.Nested(ImportError_))
+    errors = fields.List(fields.Nested(BadLine))
     next = fields.String(allow_none=True)
 
 
@@ -266,12 +286,13 @@ class ImportQuery(Schema):
     )
     file_name = fields.String(load_default=None, validate=validate.Length(max=200))
     wait = fields.Boolean(
-        load_default=False, metadata={"description": "Answer 200 with the report, if it is ready within 20 s."}
+        load_default=False,
+        metadata={"description": "Answer 200 with the report, if it is ready within 20 s."},
     )
 
 
 class ImportPage(Schema):
     """One page of imports, newest first."""
 
-    imports = fields.List(fields.Nested(ImportRun, exclude=("errors",)))
+    imports = fields.List(fields.Nested(ImportSummary))
     next = fields.String(allow_none=True)

@@ -83,5 +83,3 @@ def customers_delete(customer_id: str) -> Any:
 def _read(customer_id: str) -> Any:
     with service().db.transaction() as tx:
         return queries.get(tx, actor(), customer_id)
-
-

@@ -27,7 +27,7 @@ def change(tx: Tx, changes: Mapping[str, Any]) -> Row:
     """
     unknown = set(changes) - set(FIELDS)
     if unknown:
-        raise Invalid("There is no such setting.", fields={name: "is no setting" for name in sorted(unknown)})
+        raise Invalid("There is no such setting.", fields=dict.fromkeys(sorted(unknown), "is no setting"))
     row = _row(tx)
     new = {name: value for name, value in changes.items() if row[name] != value}
     if not new:

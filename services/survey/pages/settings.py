@@ -13,6 +13,7 @@ from marshmallow import ValidationError
 from services.survey import schemas
 from services.survey.commands import company as commands
 from services.survey.domain.hours import DAYS
+from services.survey.pages.forms import Wrong
 from services.survey.queries.company import company
 from shared.db import Row, Tx
 from shared.errors import Invalid
@@ -101,7 +102,12 @@ def shown(tx: Tx, form: Mapping[str, str]) -> Row:
 @cache
 def zones() -> list[str]:
     """Time zones to choose from: places, no abbreviations."""
-    return ["UTC", *sorted(name for name in zoneinfo.available_timezones() if "/" in name and not name.startswith("Etc"))]
+    return [
+        "UTC",
+        *sorted(
+            name for name in zoneinfo.available_timezones() if "/" in name and not name.startswith("Etc")
+        ),
+    ]
 
 
 def choices(tx: Tx) -> dict[str, Any]:
@@ -117,4 +123,4 @@ def choices(tx: Tx) -> dict[str, Any]:
 
 
 def _page(tx: Tx, row: Row, wrong: Mapping[str, str]) -> str:
-    return render_template("survey/settings.html", company=row, wrong=wrong, **choices(tx))
+    return render_template("survey/settings.html", company=row, wrong=Wrong(wrong), **choices(tx))

@@ -104,7 +104,9 @@ def _after(cursor: str | None) -> tuple[str, str] | None:
     except ValueError:
         at = ""
     if not at or not is_id(str(values[1])):
-        raise Invalid("This page's cursor is damaged: start again from the first page.", fields={"cursor": "damaged"})
+        raise Invalid(
+            "This page's cursor is damaged: start again from the first page.", fields={"cursor": "damaged"}
+        )
     return at, str(values[1])
 
 
@@ -128,7 +130,9 @@ def count(tx: Tx) -> int:
     found = tx.value("SELECT count(*) FROM (SELECT 1 FROM customer LIMIT 100001) c")
     if found <= 100_000:
         return int(found)
-    return int(tx.value("SELECT greatest(reltuples, 100000)::bigint FROM pg_class WHERE oid = 'customer'::regclass"))
+    return int(
+        tx.value("SELECT greatest(reltuples, 100000)::bigint FROM pg_class WHERE oid = 'customer'::regclass")
+    )
 
 
 def why_not(tx: Tx, customer_ids: list[str]) -> dict[str, tuple[str | None, str | None]]:

@@ -24,7 +24,9 @@ def latest(tx: Tx, cursor: str | None = None, limit: int = 20) -> tuple[list[Row
     """Runs, newest first, and the cursor of the next page."""
     after: Any = Cursor.decode(cursor, 1)
     if after is not None and not is_id(str(after[0])):
-        raise Invalid("This page's cursor is damaged: start again from the first page.", fields={"cursor": "damaged"})
+        raise Invalid(
+            "This page's cursor is damaged: start again from the first page.", fields={"cursor": "damaged"}
+        )
     rows = tx.all(
         "SELECT * FROM import_run WHERE %(id)s::uuid IS NULL OR (started_at, id) <"
         " (SELECT started_at, id FROM import_run WHERE id = %(id)s::uuid)"

@@ -25,11 +25,11 @@ _SOURCES = {
             (SELECT max(w.version) FROM response_version w WHERE w.response_id = r.id) AS last_answer
         FROM response r JOIN response_version v ON v.response_id = r.id JOIN invitation i ON i.id = r.invitation_id
         JOIN program p ON p.id = i.program_id WHERE r.customer_id = %(id)s""",
-    "delivery": """SELECT d.id, d.kind, d.channel, d.state, d.reason, d.ref_id, d.data->>'complained_at' AS complained_at,
+    "delivery": """SELECT d.id, d.kind AS kind_of, d.channel, d.state, d.reason, d.ref_id, d.data->>'complained_at' AS complained_at,
             coalesce(d.settled_at, d.handed_at, d.claimed_at, d.created_at) AS at
         FROM delivery d WHERE d.customer_id = %(id)s
             AND d.state IN ('delivered', 'bounced', 'failed', 'uncertain', 'refused')""",
-    "complaint": """SELECT d.id, d.kind, d.channel, (d.data->>'complained_at')::timestamptz AS at
+    "complaint": """SELECT d.id, d.kind AS kind_of, d.channel, (d.data->>'complained_at')::timestamptz AS at
         FROM delivery d WHERE d.customer_id = %(id)s AND d.data ? 'complained_at'""",
     "text": """SELECT b.id, b.channel, b.text, b.effect, b.at FROM inbound b WHERE b.customer_id = %(id)s""",
     "click": """SELECT k.id, k.score, k.at, p.name AS program FROM click k JOIN invitation i ON i.id = k.invitation_id
@@ -37,7 +37,9 @@ _SOURCES = {
 }
 
 
-def story(tx: Tx, customer: Mapping[str, Any], before: datetime | None = None) -> tuple[list[Entry], datetime | None]:
+def story(
+    tx: Tx, customer: Mapping[str, Any], before: datetime | None = None
+) -> tuple[list[Entry], datetime | None]:
     """Entries newest first, each with `kind` and `at`; and from when to go on, when there is more.
 
     `before` is what the page before returned. Entries of one instant stay together.
@@ -66,7 +68,8 @@ def _replicas(tx: Tx, customer: Mapping[str, Any]) -> list[Entry]:
     entries = [
         {"kind": kind, "task_id": row["id"], "at": at, **extra}
         for row in tx.all(
-            "SELECT id, data FROM task_replica WHERE data->'customer_ids' @> to_jsonb(%s::text)", (customer["id"],)
+            "SELECT id, data FROM task_replica WHERE data->'customer_ids' @> to_jsonb(%s::text)",
+            (customer["id"],),
         )
         for kind, at, extra in _milestones(row["data"])
     ]
@@ -77,7 +80,11 @@ def _replicas(tx: Tx, customer: Mapping[str, Any]) -> list[Entry]:
     ):
         data = row["data"]
         shared = {"notice_id": row["id"], "title": row["title"] or "a change", "quote": data.get("quote")}
-        sent, skipped, helped = instant(data.get("sent_at")), data.get("reason"), instant(data.get("helped_at"))
+        sent, skipped, helped = (
+            instant(data.get("sent_at")),
+            data.get("reason"),
+            instant(data.get("helped_at")),
+        )
         if sent:
             entries.append({"kind": "notice", "at": sent, "channel": data.get("channel"), **shared})
         elif skipped:

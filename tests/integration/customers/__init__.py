@@ -1,0 +1,1 @@
+"""Survey's customers, imports, settings and first login, against a real PostgreSQL."""
