@@ -6,15 +6,18 @@ from flask import Flask
 from flask_smorest import Api
 
 from services.followup.api import changes as changes_api
+from services.followup.api import tasks as tasks_api
 from services.followup.api import themes as themes_api
 from services.followup.pages import (
     change_answers,
     changes,
+    inbox,
     keys,
     login,
     notice_answer,
     previews,
     staff,
+    task,
     themes,
 )
 from shared.clock import Clock
@@ -26,13 +29,15 @@ PAGES = (
     login.bp,
     staff.bp,
     keys.bp,
+    inbox.bp,
+    task.bp,
     changes.bp,
     change_answers.bp,
     previews.bp,
     themes.bp,
     notice_answer.bp,
 )
-APIS = (changes_api.bp, themes_api.bp)
+APIS = (tasks_api.bp, changes_api.bp, themes_api.bp)
 
 
 def create_app(settings: Settings, *, clock: Clock | None = None, ids: Ids | None = None) -> Flask:

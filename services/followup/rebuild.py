@@ -8,7 +8,7 @@ from typing import Any
 from services.followup.commands import changes, keys, notices, staff, tasks
 from services.followup.handlers import GROUP
 from shared.db import Database, Row, Tx
-from shared.events import outbox
+from shared.events import inbox, outbox
 
 BATCH = 500
 TOPICS = ("staff", "tasks", "changes", "notices")
@@ -27,7 +27,7 @@ def clear(tx: Tx) -> None:
     tx.execute("DELETE FROM inbound_message")
     tx.execute("DELETE FROM unconfirmed WHERE dismissed_at IS NULL")
     tx.execute("DELETE FROM customer")
-    tx.execute("DELETE FROM inbox WHERE consumer = %s", (GROUP,))
+    inbox.clear(tx, GROUP)
 
 
 def republish(db: Database, topics: Sequence[str] | None = None) -> int:

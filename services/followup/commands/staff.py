@@ -30,16 +30,6 @@ def ensure_admin(tx: Tx) -> tuple[str, str] | None:
     return FIRST_ADMIN, password
 
 
-def reset_first_admin(tx: Tx) -> tuple[str, str] | None:
-    """A new one-time password for the first administrator while they have never logged in; else None."""
-    row = tx.one("SELECT id FROM staff WHERE email = %s FOR NO KEY UPDATE", (FIRST_ADMIN,))
-    if row is None:
-        return None
-    password = passwords.random_one_time()
-    _update(tx, row["id"], password_hash=passwords.hashed(password), must_change_password=True)
-    return FIRST_ADMIN, password
-
-
 def add(tx: Tx, key: bytes, *, email: str, name: str, role: str) -> tuple[str, str]:
     """Adds a staff member and mails them how to log in; returns their id and one-time password.
 

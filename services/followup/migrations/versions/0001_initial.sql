@@ -19,6 +19,12 @@ CREATE TABLE login_failure (
 );
 CREATE INDEX login_failure_who ON login_failure (who, at);
 
+-- Recurring work: one of several clocks takes it, by moving its time on.
+CREATE TABLE chore (
+    name text PRIMARY KEY,
+    at timestamptz NOT NULL
+);
+
 -- Replicas of what survey owns.
 CREATE TABLE company (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
