@@ -4,18 +4,44 @@ from __future__ import annotations
 
 from flask import Flask
 
+from services.survey import asking
 from services.survey.api import company as company_api
 from services.survey.api import customers as customers_api
 from services.survey.api import imports as imports_api
-from services.survey.pages import customer, customers, imports, welcome
+from services.survey.api import permits
+from services.survey.pages import (
+    answer,
+    asks,
+    customer,
+    customers,
+    imports,
+    preferences,
+    programs,
+    responses,
+    uncertain,
+    welcome,
+)
 from services.survey.pages import settings as settings_page
 from shared.clock import Clock
 from shared.ids import Ids
 from shared.settings import Settings
 from shared.web import create_service, finish
 
-PAGES = (customers.bp, customer.bp, imports.bp, settings_page.bp, welcome.bp)
-APIS = (customers_api.bp, imports_api.bp, company_api.bp)
+PAGES = (
+    answer.bp,
+    asks.bp,
+    customer.bp,
+    customers.bp,
+    imports.bp,
+    permits.bp,
+    preferences.bp,
+    programs.bp,
+    responses.bp,
+    settings_page.bp,
+    uncertain.bp,
+    welcome.bp,
+)
+APIS = (customers_api.bp, imports_api.bp, company_api.bp, *asking.APIS)
 
 
 def create_app(settings: Settings, *, clock: Clock | None = None, ids: Ids | None = None) -> Flask:

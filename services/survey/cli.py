@@ -11,6 +11,7 @@ from typing import Any
 import click
 from marshmallow import ValidationError
 
+from services.survey.cli_ask import ask_command
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.errors import HearbackError, Invalid
@@ -183,4 +184,4 @@ def _said(name: str, value: Any) -> str:
     return "" if value is None else str(value).replace("\n", " · ")
 
 
-commands: list[click.Command] = [import_group, config_group]
+commands: list[click.Command] = [import_group, config_group, ask_command]

@@ -18,7 +18,7 @@ from shared.db import Row
 
 def wording_of(program: Mapping[str, Any], language: str) -> dict[str, str]:
     """A program's texts in `language`; what staff have not written is ours."""
-    return dict(words(language)["wording"]) | program["wording"].get(language, {})
+    return {**words(language)["wording"], **program["wording"].get(language, {})}
 
 
 def invitation(

@@ -83,7 +83,7 @@ def tidy_comment(text: str | None) -> str | None:
     if text is None:
         return None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = "".join(char for char in text if char == "\n" or char >= " ").strip()
+    text = "".join(char for char in text if char in "\n\t" or char >= " ").strip()
     return text[:COMMENT_LIMIT].rstrip() or None
 
 

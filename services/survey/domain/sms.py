@@ -16,11 +16,13 @@ Keyword = Literal["stop", "start", "help"]
 # A word or two that people write before the number ("Score: 3", "Note 3", "Puntos 3").
 _LEAD = r"(?:(?:my\s+)?(?:score|rating|answer|note|punkte|bewertung|nota|puntos|puntuaci[oó]n|respuesta)\s*[:=]?\s*)?"
 # The number itself: 0 to 10, and not the beginning of 3.5, 10:30, 7-8, 3rd, 100 or 10%.
-_NUMBER = r"(?P<score>10|\d)(?![\d%])(?![.,:]\d)(?![-–]\d)(?![^\W\d_])"  # noqa: RUF001
+_NUMBER = r"(?P<score>10|\d)(?![\d%])(?![.,:]\d)(?![-–]\d)(?![^\W\d_])"
 _OF_TEN = r"(?:\s*(?:/|out\s+of|of|von|aus|de|sobre)\s*10(?!\d))?"
 _SCORE = re.compile(
     r"^[\s\"'“„(#*]*" + _LEAD + _NUMBER + _OF_TEN + r"(?P<rest>.*)$", re.IGNORECASE | re.DOTALL
 )
+# "3 - too slow", "3, too slow", "3) too slow"; but the words of "3 ..." are the dots.
+_SEPARATOR = re.compile(r"^(?:\s*[-–—:]+\s+|[.,;:!)\"'”“*]+(?:\s+|$)|\s+)")
 # "…, I'd say 4/10": somewhere in the words, but plainly a score, and the only one.
 _OF_TEN_WITHIN = re.compile(r"(?<![\d.,/])(10|\d)\s*(?:/|out\s+of|von|sobre)\s*10(?!\d)", re.IGNORECASE)
 
@@ -29,8 +31,8 @@ _OF_TEN_WITHIN = re.compile(r"(?<![\d.,/])(10|\d)\s*(?:/|out\s+of|von|sobre)\s*1
 class Reading:
     """What a text means: a keyword, a score with a comment, or only words.
 
-    `keyword` stands alone or, as "stop", beside a score ("3 STOP": an answer whose only comment is to
-    leave us alone, so both count).
+    `keyword` stands alone or, as "stop", beside a score ("3 STOP": an answer whose only words are to
+    leave the customer alone, so both count).
     """
 
     keyword: Keyword | None = None
@@ -49,16 +51,20 @@ def keyword(text: str) -> Keyword | None:
 
 
 def read(text: str) -> Reading:
-    """Reads a customer's text. Never raises; what is no keyword and has no score is a comment."""
-    text = unicodedata.normalize("NFKC", text).strip()
+    """Reads a customer's text. Never raises; what is no keyword and has no score is a comment.
+
+    Words are kept as they were written; only what separates them from the score goes.
+    """
+    text = text.strip()
     word = keyword(text)
     if word:
         return Reading(keyword=word)
-    match = _SCORE.match(text)
+    # Full-width digits and the like are read as what they mean.
+    match = _SCORE.match(text) or _SCORE.match(unicodedata.normalize("NFKC", text))
     if match:
-        comment = re.sub(r"^[\s\-–—:;,.!/*)\"'”“]+", "", match["rest"]).strip()  # noqa: RUF001
+        comment = _SEPARATOR.sub("", match["rest"]).strip()
         stop = keyword(comment) == "stop"
-        return Reading("stop" if stop else None, int(match["score"]), None if stop else comment or None)
+        return Reading("stop" if stop else None, int(match["score"]), comment or None)
     within = _OF_TEN_WITHIN.findall(text)
     if len(within) == 1:
         return Reading(score=int(within[0]), comment=text)
