@@ -127,7 +127,7 @@ class Why(Schema):
     by = fields.String(required=True, allow_none=True)
 
 
-class Person(Schema):
+class AudienceCustomer(Schema):
     """A customer of an audience, with the answer that would be quoted."""
 
     customer_id = fields.String(required=True)
@@ -144,7 +144,7 @@ class Person(Schema):
 class Audience(Schema):
     """A page of an audience, and its size."""
 
-    customers = fields.List(fields.Nested(Person), required=True)
+    customers = fields.List(fields.Nested(AudienceCustomer), required=True)
     total = fields.Integer(required=True)
     reachable = fields.Integer(required=True)
     unreachable = fields.Dict(keys=fields.String(), values=fields.Integer(), required=True)
@@ -198,7 +198,7 @@ def change_json(row: Row) -> dict[str, Any]:
 
 
 def person_json(row: Row) -> dict[str, Any]:
-    """A row of `queries.audience.people` as `Person` says it."""
+    """A row of `queries.audience.people` as `AudienceCustomer` says it."""
     return {**row, "answered_at": _time(row["answered_at"]), "why": row["why"] or []}
 
 

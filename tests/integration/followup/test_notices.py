@@ -17,6 +17,7 @@ from services.followup.commands import changes, notices, themes
 from services.followup.domain.by import By
 from services.followup.domain.change import Draft
 from services.followup.notice_sender import NoticeSender
+from services.followup.staff_sender import make_sender
 from shared.clock import ManualClock
 from shared.db import Row
 from shared.errors import Conflict, NotFound
@@ -341,6 +342,18 @@ def test_killed_before_the_hand_over_it_goes_out_once(sending: Sending) -> None:
 
     assert len(sending.survey.messages) == 1
     assert sending.notice()["state"] == "sent"
+
+
+def test_the_sender_of_staff_mails_leaves_a_dead_notice_sender_alone(sending: Sending) -> None:
+    sending.customer()
+    sending.publish()
+    sending.crash("sender.after_hand_over")
+    sending.followup.clock.advance(timedelta(seconds=61))
+
+    make_sender(sending.context).step()
+    sending.run()
+
+    assert sending.notice()["state"] == "uncertain"
 
 
 def test_a_report_settles_an_uncertain_notice(sending: Sending) -> None:
