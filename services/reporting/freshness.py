@@ -76,6 +76,5 @@ class LagWatch:
 
 def lag_watch() -> LagWatch:
     """The watch of the current app."""
-    found = current_app.extensions["hearback_lag"]
-    assert isinstance(found, LagWatch)
+    found: LagWatch = current_app.extensions["hearback_lag"]
     return found

@@ -42,6 +42,9 @@ class Nps(MethodView):
             "touchpoints": [
                 {"touchpoint": name, **_compared(compared)} for name, compared in found.by_touchpoint.items()
             ],
+            "programs": [
+                {"program": key, **_compared(compared)} for key, compared in found.by_program.items()
+            ],
             "unconfirmed_clicks": unconfirmed,
             "quarantined": found.quarantined,
             "excluded": found.excluded,

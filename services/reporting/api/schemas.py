@@ -65,6 +65,12 @@ class Touchpoint(Compared):
     touchpoint = fields.String()
 
 
+class Program(Compared):
+    """The score of one program, by its id."""
+
+    program = fields.String()
+
+
 class Day(Score):
     """The score of one day in the company's zone."""
 
@@ -85,6 +91,7 @@ class NpsReport(_Report):
     total = fields.Nested(Compared)
     days = fields.List(fields.Nested(Day))
     touchpoints = fields.List(fields.Nested(Touchpoint))
+    programs = fields.List(fields.Nested(Program))
     unconfirmed_clicks = fields.Integer(
         metadata=_about("Scores clicked in a message that no person confirmed; they count nowhere else.")
     )

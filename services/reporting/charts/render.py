@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 _KEPT = 256
 # The renderer is large and not made for many threads at once; a chart takes tens of milliseconds.
 _lock = threading.Lock()
-_kept: OrderedDict[str, bytes] = OrderedDict()
+_kept: OrderedDict[str, Drawn] = OrderedDict()
 
 
 def digest(spec: dict[str, Any]) -> str:
@@ -19,8 +21,16 @@ def digest(spec: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:24]
 
 
-def svg(spec: dict[str, Any]) -> bytes:
-    """The chart as SVG. Raises `ValueError` when the specification is none that can be drawn."""
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A chart as SVG, as it is and gzipped."""
+
+    plain: bytes
+    compressed: bytes
+
+
+def svg(spec: dict[str, Any]) -> Drawn:
+    """The chart. Raises `ValueError` when the specification is none that can be drawn."""
     name = digest(spec)
     with _lock:
         if name in _kept:
@@ -28,8 +38,8 @@ def svg(spec: dict[str, Any]) -> bytes:
             return _kept[name]
         import vl_convert
 
-        text: str = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[])
-        _kept[name] = text.encode()
+        plain: bytes = vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]).encode()
+        _kept[name] = Drawn(plain, gzip.compress(plain, mtime=0))
         while len(_kept) > _KEPT:
             _kept.popitem(last=False)
         return _kept[name]

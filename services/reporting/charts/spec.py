@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, time, timedelta
 from typing import Any, Literal
 
 from services.reporting.domain.finding import Mark
@@ -12,7 +12,7 @@ from services.reporting.domain.nps import Score
 from services.reporting.domain.period import Grain
 
 Theme = Literal["light", "dark"]
-Width = Literal["wide", "narrow"]
+Width = Literal["wide", "medium", "narrow"]
 
 # The tokens of the style sheet, as a picture cannot read them.
 _COLOURS: dict[Theme, dict[str, str]] = {
@@ -33,7 +33,12 @@ _COLOURS: dict[Theme, dict[str, str]] = {
         "mark": "#aab2bf",
     },
 }
-_SIZES: dict[Width, tuple[int, int, int]] = {"wide": (1120, 220, 48), "narrow": (296, 180, 40)}
+_SIZES: dict[Width, tuple[int, int, int]] = {
+    "wide": (1120, 220, 48),
+    "medium": (600, 200, 44),
+    "narrow": (296, 180, 40),
+}
+_TICKS: dict[Width, int] = {"wide": 12, "medium": 8, "narrow": 4}
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", sans-serif'
 
 
@@ -48,7 +53,8 @@ class Point:
 def spec(
     points: Sequence[Point], marks: Sequence[Mark], grain: Grain, theme: Theme, width: Width
 ) -> dict[str, Any]:
-    """The specification. Points without answers break the line; those with few answers are hollow."""
+    """The specification; there is at least one point. Points without answers break the line, those with
+    few answers are hollow."""
     colours = _COLOURS[theme]
     across, high, low = _SIZES[width]
     rows = [_row(point) for point in points]
@@ -59,7 +65,7 @@ def spec(
     x = {
         "field": "day",
         "type": "temporal",
-        "scale": {"type": "utc", "domain": [rows[0]["day"], rows[-1]["day"]] if rows else None},
+        "scale": {"type": "utc", "domain": _span(points, grain)},
         "axis": None,
     }
     return {
@@ -85,7 +91,7 @@ def spec(
                     "width": _bar(across, len(rows)),
                 },
                 "encoding": {
-                    "x": x | {"axis": _time_axis(grain, width)},
+                    "x": x | {"axis": _time_axis(points, grain, width)},
                     "y": {
                         "field": "n",
                         "type": "quantitative",
@@ -191,12 +197,21 @@ def _marks(
     ]
 
 
-def _time_axis(grain: Grain, width: Width) -> dict[str, Any]:
+def _span(points: Sequence[Point], grain: Grain) -> list[str]:
+    """From half a point before the first to half a point after the last, so that no bar is cut."""
+    half = timedelta(days={"day": 1, "week": 7, "month": 30}[grain]) / 2
+    first, last = (datetime.combine(day, time()) for day in (points[0].day, points[-1].day))
+    return [(first - half).isoformat(), (last + half).isoformat()]
+
+
+def _time_axis(points: Sequence[Point], grain: Grain, width: Width) -> dict[str, Any]:
+    """Ticks where points are: a week's at its first day, not wherever Sundays fall."""
+    every = -(-len(points) // _TICKS[width])
     return {
+        "values": [point.day.isoformat() for point in points[::every]],
         "title": None,
         "grid": False,
         "format": "%b %Y" if grain == "month" else "%-d %b",
-        "tickCount": 4 if width == "narrow" else 10,
         "labelOverlap": True,
         "labelFlush": True,
     }

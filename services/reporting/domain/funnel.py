@@ -13,12 +13,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`name` is its column and its name in URLs; `of` is the stage it is a share of and contained in."""
+    """`name` is its column and its name in URLs; `of` is the stage it is a share of and contained in.
+
+    `whole` names it in "51 % of …".
+    """
 
     name: str
     title: str
     of: str | None
     definition: str
+    whole: str = ""
 
 
 STAGES: tuple[Stage, ...] = (
@@ -27,6 +31,7 @@ STAGES: tuple[Stage, ...] = (
         "Asked",
         None,
         "Invitations handed to the mail or SMS provider in the period. Test messages are left out.",
+        "asked",
     ),
     Stage(
         "delivered",
@@ -34,12 +39,14 @@ STAGES: tuple[Stage, ...] = (
         "asked",
         "The provider reported that it arrived, and not later that it bounced; or there is an answer, which "
         "proves it.",
+        "delivered",
     ),
     Stage(
         "answered",
         "Answered",
         "delivered",
         "There is an answer that counts: confirmed by a person, neither quarantined nor excluded.",
+        "answers",
     ),
     Stage(
         "tasked",
@@ -47,6 +54,7 @@ STAGES: tuple[Stage, ...] = (
         "answered",
         "The answer opened a callback task or joined one, and that task was not withdrawn. "
         "Several answers of one account share a task; each is counted.",
+        "those with a task",
     ),
     Stage(
         "in_time",
@@ -61,6 +69,7 @@ STAGES: tuple[Stage, ...] = (
         "answered",
         "A notice about a change was handed over because of this answer, and was not reported as bounced or "
         "failed. It needs no task: passives and promoters are told too.",
+        "those told",
     ),
     Stage("helped", "It helped", "told", "The customer said that the change helped."),
 )
@@ -79,8 +88,3 @@ NOTES: tuple[Stage, ...] = (
 
 COLUMNS: tuple[str, ...] = tuple(stage.name for stage in (*STAGES, *NOTES))
 """The columns of the rollup, and the flags of an invitation."""
-
-
-def whole(counts: Mapping[str, int], stage: Stage) -> int | None:
-    """What `stage` is a share of, or None for the first."""
-    return None if stage.of is None else counts[stage.of]

@@ -12,6 +12,7 @@ from services.reporting.queries import scores, surroundings
 from services.reporting.selection import read
 from shared.web import allow, service
 
+_WIDTHS: dict[str, Width] = {"wide": "wide", "medium": "medium", "narrow": "narrow"}
 bp = Blueprint("chart", __name__)
 
 
@@ -25,8 +26,13 @@ def show() -> Response:
         published = surroundings.published(tx, selection)
     line = series(found.by_day, published, selection)
     theme: Theme = "dark" if request.args.get("theme") == "dark" else "light"
-    width: Width = "narrow" if request.args.get("width") == "narrow" else "wide"
-    reply = Response(svg(spec(line.points, line.marks, line.grain, theme, width)), mimetype="image/svg+xml")
+    width = _WIDTHS.get(request.args.get("width", ""), "wide")
+    drawn = svg(spec(line.points, line.marks, line.grain, theme, width))
+    if request.accept_encodings.best_match(("gzip", "identity")) == "gzip":
+        reply = Response(drawn.compressed, mimetype="image/svg+xml", headers={"Content-Encoding": "gzip"})
+    else:
+        reply = Response(drawn.plain, mimetype="image/svg+xml")
+    reply.headers["Vary"] = "Accept-Encoding, Cookie"
     is_meant = request.args.get("v") == line.digest
     reply.headers["Cache-Control"] = "private, max-age=31536000, immutable" if is_meant else "no-store"
     reply.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"

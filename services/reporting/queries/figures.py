@@ -20,16 +20,33 @@ Kind = Literal["invitation", "response", "unconfirmed", "skip"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """`noun` says what a row is, singular; `condition` is SQL on the fact, called `f`."""
+    """`one` and `many` head its rows: "1 answer with …", "12 answers with …"; `condition` is SQL on the fact,
+    which is called `f`."""
 
     name: str
     title: str
-    noun: str
+    one: str
+    many: str
     kind: Kind
     condition: str
     definition: str
 
 
+_HEADS = {
+    "asked": ("invitation", "invitations", ""),
+    "delivered": ("invitation", "invitations", " delivered"),
+    "undelivered": ("invitation", "invitations", " not delivered"),
+    "answered": ("invitation", "invitations", " answered"),
+    "tasked": ("answer", "answers", " with a callback task"),
+    "in_time": ("answer", "answers", " with the customer contacted in time"),
+    "tried_in_time": ("answer", "answers", " with an attempt in time"),
+    "late": ("answer", "answers", " with the customer not contacted in time"),
+    "resolved": ("answer", "answers", " with the callback resolved"),
+    "unresolved": ("answer", "answers", " with the callback not resolved yet"),
+    "told": ("answer", "answers", " whose customer was told what changed"),
+    "helped": ("answer", "answers", " whose customer said that it helped"),
+    "not_helped": ("answer", "answers", " whose customer said that it did not help"),
+}
 _GAPS = (
     ("undelivered", "Not delivered", "asked", "delivered", "Handed over, but nothing says that it arrived."),
     (
@@ -45,14 +62,17 @@ _GAPS = (
 
 def _of_funnel() -> list[Figure]:
     found = [
-        Figure(stage.name, stage.title, "invitation", "invitation", f"f.{stage.name}", stage.definition)
+        _on_invitation(stage.name, stage.title, f"f.{stage.name}", stage.definition)
         for stage in (*STAGES, *NOTES)
     ]
     for name, title, whole, part, definition in _GAPS:
-        found.append(
-            Figure(name, title, "invitation", "invitation", f"f.{whole} AND NOT f.{part}", definition)
-        )
+        found.append(_on_invitation(name, title, f"f.{whole} AND NOT f.{part}", definition))
     return found
+
+
+def _on_invitation(name: str, title: str, condition: str, definition: str) -> Figure:
+    one, many, rest = _HEADS[name]
+    return Figure(name, title, one + rest, many + rest, "invitation", condition, definition)
 
 
 _FIGURES = (
@@ -61,6 +81,7 @@ _FIGURES = (
         "answers",
         "Answers",
         "answer",
+        "answers",
         "response",
         "f.state = 'counted'",
         "Answers given in the period that count, each in its current version. Without those that are "
@@ -70,7 +91,8 @@ _FIGURES = (
         Figure(
             f"{band}s",
             f"{band.capitalize()}s",
-            "answer",
+            band,
+            f"{band}s",
             "response",
             f"f.state = 'counted' AND f.band = '{band}'",
             f"Answers with a score of {scores} given in the period, each in its current version.",
@@ -80,7 +102,8 @@ _FIGURES = (
     Figure(
         "quarantined",
         "Quarantined answers",
-        "answer",
+        "quarantined answer",
+        "quarantined answers",
         "response",
         "f.state = 'quarantined'",
         "Answers that contradict themselves: several scores of one message within seconds, or a form that "
@@ -89,7 +112,8 @@ _FIGURES = (
     Figure(
         "excluded",
         "Excluded answers",
-        "answer",
+        "excluded answer",
+        "excluded answers",
         "response",
         "f.state = 'excluded'",
         "Answers that somebody took out, with a reason, and answers to test messages. They count nowhere "
@@ -98,7 +122,8 @@ _FIGURES = (
     Figure(
         "unconfirmed",
         "Unconfirmed clicks",
-        "click",
+        "click that nobody confirmed",
+        "clicks that nobody confirmed",
         "unconfirmed",
         "NOT EXISTS (SELECT 1 FROM response r WHERE r.invitation_id = f.invitation_id AND r.version > 0) "
         "AND NOT EXISTS (SELECT 1 FROM invitation i WHERE i.id = f.invitation_id AND i.test)",
@@ -107,7 +132,8 @@ _FIGURES = (
     Figure(
         "skipped",
         "Not asked",
-        "decision",
+        "decision not to ask",
+        "decisions not to ask",
         "skip",
         "true",
         "Decisions not to ask a customer, with their reason.",
@@ -142,7 +168,7 @@ _SELECT: dict[Kind, tuple[str, str]] = {
     "unconfirmed": (
         "invitation_id",
         """SELECT f.invitation_id AS id, f.day, f.clicked_at AS at, f.customer_id, f.program_id, f.touchpoint,
-                  f.channel, f.score, f.account_name FROM page f""",
+                  f.channel, f.score, NULL AS comment, f.account_name FROM page f""",
     ),
     "skip": (
         "id",

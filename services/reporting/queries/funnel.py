@@ -44,11 +44,10 @@ def funnel(tx: Tx, selection: Selection) -> Funnel:
         f"coalesce(sum({c}) FILTER (WHERE day < %(first)s), 0)::int AS before_{c}"
         for c in COLUMNS
     )
-    row = tx.one(
+    (row,) = tx.all(
         f"SELECT {sums} FROM funnel_day WHERE {where}",  # noqa: S608 - our own text
         values | {"start": before.period.start, "first": selection.period.start},
     )
-    assert row is not None  # an aggregate without GROUP BY always has one
     now = {c: int(row[f"now_{c}"]) for c in COLUMNS}
     earlier = {c: int(row[f"before_{c}"]) for c in COLUMNS}
     return Funnel(tuple(_step(stage, now, earlier) for stage in STAGES), now)

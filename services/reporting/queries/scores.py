@@ -27,6 +27,7 @@ class Scores:
     total: Compared
     by_day: dict[date, Tally]
     by_touchpoint: dict[str, Compared]
+    by_program: dict[str, Compared]
     quarantined: int
     excluded: int
 
@@ -45,35 +46,38 @@ def scores(tx: Tx, selection: Selection) -> Scores:
     before = selection.before()
     where, values = selection.where()
     rows = tx.all(
-        f"""SELECT day, touchpoint, sum(promoters) AS promoters, sum(passives) AS passives,
+        f"""SELECT day, program_id, touchpoint, sum(promoters) AS promoters, sum(passives) AS passives,
                    sum(detractors) AS detractors, sum(quarantined) AS quarantined, sum(excluded) AS excluded
-            FROM nps_day WHERE {where} GROUP BY day, touchpoint ORDER BY day""",  # noqa: S608 - our own text
+            FROM nps_day WHERE {where} GROUP BY day, program_id, touchpoint ORDER BY day""",  # noqa: S608 - our own text
         values | {"start": before.period.start},
     )
-    total, touchpoints = _Sums(), defaultdict[str, _Sums](_Sums)
+    total, touchpoints, programs = _Sums(), defaultdict[str, _Sums](_Sums), defaultdict[str, _Sums](_Sums)
     by_day: dict[date, Tally] = {}
     quarantined = excluded = 0
     for row in rows:
         tally = Tally(row["promoters"], row["passives"], row["detractors"])
-        mine = touchpoints[row["touchpoint"]]
+        mine = (total, touchpoints[row["touchpoint"]], programs[str(row["program_id"])])
         if row["day"] < selection.period.start:
-            total.before += tally
-            mine.before += tally
+            for sums in mine:
+                sums.before += tally
             continue
         quarantined += row["quarantined"]
         excluded += row["excluded"]
-        total.now += tally
-        mine.now += tally
+        for sums in mine:
+            sums.now += tally
         if tally.n:
             by_day[row["day"]] = by_day.get(row["day"], Tally()) + tally
     return Scores(
         total.compared(),
         by_day,
-        {
-            name: sums.compared()
-            for name, sums in sorted(touchpoints.items(), key=lambda item: (-item[1].now.n, item[0]))
-            if sums.now.n
-        },
+        _compared(touchpoints),
+        _compared(programs),
         quarantined,
         excluded,
     )
+
+
+def _compared(groups: dict[str, _Sums]) -> dict[str, Compared]:
+    """Those with answers in the period, most answers first."""
+    ordered = sorted(groups.items(), key=lambda item: (-item[1].now.n, item[0]))
+    return {name: sums.compared() for name, sums in ordered if sums.now.n}

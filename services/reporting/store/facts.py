@@ -166,8 +166,7 @@ def latest(fact: Fact, events: Iterable[Event]) -> list[Row]:
     """The newest event per aggregate as a row of `fact`, in the order of ids."""
     newest: dict[str, Event] = {}
     for event in events:
-        assert event.data is not None
-        key = str(event.data[fact.aggregate])
+        key = str((event.data or {})[fact.aggregate])
         if key not in newest or newest[key].version < event.version:
             newest[key] = event
     return [_row(fact, key, event) for key, event in sorted(newest.items())]
