@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import QueuePool
 
 from shared.clock import Clock
 from shared.errors import Unavailable
 from shared.ids import Ids
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import QueuePool
 
 Row = dict[str, Any]
 Args = Sequence[Any] | Mapping[str, Any]
@@ -30,7 +32,7 @@ _TRANSIENT_CLASSES = ("08", "53", "57P", "40", "55P03", "25P03", "58030")
 
 def is_transient(error: BaseException) -> bool:
     """Whether `error` comes from a part that may be back soon, rather than from what was asked of it."""
-    if isinstance(error, Unavailable | PoolTimeout | ConnectionError | TimeoutError):
+    if isinstance(error, Unavailable | ConnectionError | TimeoutError):
         return True
     if isinstance(error, psycopg2.Error):
         if error.pgcode is None:
@@ -100,16 +102,24 @@ class Database:
     pool_wait: float = 2.0
     statement_timeout: int = 30_000
     idle_timeout: int = 30_000
-    _pool: QueuePool = field(init=False, repr=False)
+    _made: QueuePool | None = field(default=None, init=False, repr=False)
+    _making: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        self._pool = QueuePool(
-            self.connect,  # type: ignore[arg-type]
-            pool_size=self.pool_size,
-            max_overflow=0,
-            timeout=self.pool_wait,
-            use_lifo=True,
-        )
+    @property
+    def _pool(self) -> QueuePool:
+        # Made, and SQLAlchemy loaded, when first needed: commands that only look around start faster.
+        with self._making:
+            if self._made is None:
+                from sqlalchemy.pool import QueuePool
+
+                self._made = QueuePool(
+                    self.connect,  # type: ignore[arg-type]
+                    pool_size=self.pool_size,
+                    max_overflow=0,
+                    timeout=self.pool_wait,
+                    use_lifo=True,
+                )
+            return self._made
 
     def connect(self) -> psycopg2.extensions.connection:
         """A connection of its own, outside the pool; the caller closes it. Times are UTC.
@@ -136,8 +146,11 @@ class Database:
 
         Raises `Unavailable` when no connection is to be had; a connection that broke is thrown away.
         """
+        pool = self._pool
+        from sqlalchemy.exc import TimeoutError as PoolTimeout
+
         try:
-            pooled = self._pool.connect()
+            pooled = pool.connect()
         except (PoolTimeout, psycopg2.OperationalError) as error:
             raise Unavailable(
                 "The database does not answer. Nothing was changed; please try again.", retry_after=2
@@ -166,5 +179,7 @@ class Database:
 
     def close(self) -> None:
         """Closes what the pool holds; the object can be used again afterwards (after a fork, say)."""
-        self._pool.dispose()
-        self.__post_init__()
+        with self._making:
+            made, self._made = self._made, None
+        if made is not None:
+            made.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,9 @@ def become_owner(home: Path) -> None:
             owner.own(home, deep=True)
     except OSError as error:
         raise CannotRunHere(unwritable(home, error)) from error
+    # Its user may not write beside the program, and would compile it anew at each start.
+    for package in ("shared", "services"):
+        compileall.compile_dir(_ROOT / package, quiet=2)
     check_reach(owner, Path(sys.executable), _ROOT / "shared", home)
     command = owner.command([sys.executable, "-m", "shared.cli", *sys.argv[1:]])
     sys.stdout.flush()

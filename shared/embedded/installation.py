@@ -272,9 +272,12 @@ def _taken_by(port: int) -> str:
 
 def first_admin(settings: Settings) -> tuple[str, str] | None:
     """The first administrator's login and one-time password when they are made now, else None."""
-    staff = importlib.import_module("services.followup.commands.staff")
     db = Database(settings.database_urls["followup"], SystemClock(), SystemIds(), name="up", pool_size=1)
     try:
+        with db.transaction() as tx:
+            if tx.value("SELECT 1 FROM staff LIMIT 1"):
+                return None  # as at every start but the first: not worth loading followup for
+        staff = importlib.import_module("services.followup.commands.staff")
         with db.transaction() as tx:
             made: tuple[str, str] | None = staff.ensure_admin(tx)
             return made

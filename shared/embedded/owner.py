@@ -16,7 +16,7 @@ from shared.errors import HearbackError
 USER = "hearback"
 
 # Linux capability numbers (linux/capability.h).
-_DAC_OVERRIDE, _DAC_READ_SEARCH = 1, 2
+_DAC_OVERRIDE, _DAC_READ_SEARCH, _SETPCAP = 1, 2, 8
 
 
 class CannotRunHere(HearbackError):
@@ -98,6 +98,9 @@ def _system_user() -> pwd.struct_passwd:
 def _setpriv_options(uid: int, gid: int) -> list[str]:
     """Lets the user read what root may (the program may lie under a closed folder), and write its own."""
     bounding = _bounding_set()
+    identity = ["--reuid", str(uid), "--regid", str(gid), "--clear-groups"]
+    if not bounding >> _SETPCAP & 1:
+        return [*identity, "--"]
     # With no capability at all the user must be able to reach the program; `check_reach` says so when not.
     capability = next(
         (
@@ -109,11 +112,9 @@ def _setpriv_options(uid: int, gid: int) -> list[str]:
     )
     caps = f"-all,{capability}" if capability else "-all"
     return [
-        "--reuid",
-        str(uid),
-        "--regid",
-        str(gid),
-        "--clear-groups",
+        *identity,
+        # Without this, access(2), which PostgreSQL and supervisord ask, knows nothing of capabilities.
+        "--securebits=+no_setuid_fixup",
         f"--inh-caps={caps}",
         f"--ambient-caps={caps}",
         f"--bounding-set={caps}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-import shutil
 import stat
 import subprocess
 import sys
@@ -109,7 +108,7 @@ def configuration(home: Path, wanted: Iterable[Program]) -> str:
     parts += [
         _PROGRAM.format(
             name=program.name,
-            command=_escape(shlex.join([_env(), *program.command])),
+            command=_escape(shlex.join(program.command)),
             priority=program.priority,
             signal=program.signal,
             wait=program.wait,
@@ -118,12 +117,6 @@ def configuration(home: Path, wanted: Iterable[Program]) -> str:
         for program in wanted
     ]
     return "".join(parts)
-
-
-def _env() -> str:
-    # supervisord asks access(2) whether it may start a program, which knows nothing of our capability to read
-    # closed folders; `env` is open to all, and becomes the program itself.
-    return shutil.which("env") or "/usr/bin/env"
 
 
 def _escape(text: str) -> str:

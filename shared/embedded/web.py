@@ -28,8 +28,8 @@ def serve(services: Sequence[str], *, name: str = "web") -> None:
     telemetry.set_up(name)
     os.environ[_MOUNTED] = ",".join(services)
     # Imported before the fork: the workers share the memory, and start at once.
-    for service in services:
-        importlib.import_module(f"services.{service}.app")
+    for module in ("sqlalchemy.pool", "shared.mailbox.app", *(f"services.{name}.app" for name in services)):
+        importlib.import_module(module)
     if multiprocessing.get_start_method(allow_none=True) is None:
         multiprocessing.set_start_method("fork")
     with processes.pid_file(settings.home, name):
