@@ -21,10 +21,12 @@ def document() -> dict[str, Any]:
             "title": "Hearback events",
             "version": "1",
             "description": (
-                "Facts on the log. Events of one topic and key arrive in the order in which they were appended; "
-                "between topics and keys there is no order. Each may arrive more than once, always with the same "
+                "Facts on the log. Events of one topic and key arrive in the order in which they were "
+                "appended; between topics and keys there is no order. "
+                "Each may arrive more than once, always with the same "
                 f"`id`. A value is JSON in UTF-8 of at most {MAX_BYTES // 1024} kB. Topics are kept 14 days; "
-                "compacted ones keep each key's last record. A reader ignores types and fields it does not know."
+                "compacted ones keep each key's last record. "
+                "A reader ignores types and fields it does not know."
             ),
         },
         "defaultContentType": "application/json",
@@ -71,7 +73,7 @@ _HEADERS: dict[str, Any] = {
         "day": {"type": "string", "format": "date", "description": "The real date of the append."},
         "replay": {
             "const": "1",
-            "description": "Current state published again: it fills replicas, opens no task and sends nothing.",
+            "description": "Current state published again: fills replicas, opens no task, sends nothing.",
         },
         "traceparent": {"type": "string", "description": "W3C trace context."},
     },

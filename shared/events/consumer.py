@@ -1,4 +1,4 @@
-"""Applies events exactly once: inbox and effects in one transaction, the offset after it, poison set aside."""
+"""Applies events exactly once: inbox and effects in one transaction, then the offset; poison is set aside."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ class Consumer:
                 if parked >= self.park_limit:
                     raise MassParking(
                         f"{parked} keys were parked within a minute, the last for {type(error).__name__}; "
-                        "that is a fault of the program or its surroundings, not of the events. Mend it, then "
-                        "restart this consumer, and replay what is parked."
+                        "that is a fault of the program or its surroundings, not of the events. "
+                        "Mend it, then resume or restart this consumer, and replay what is parked."
                     ) from error
             parking.park(tx, self.group, [entry], parking.reason_of(error), attempts=1)
 

@@ -67,10 +67,11 @@ def append(
 
 
 def append_many(tx: Tx, events: Sequence[New | tuple[Any, ...]]) -> list[str]:
-    """Appends events in their order with one statement; a tuple is `(type, key, version, data, …)` as in `New`."""
+    """Appends events in their order; a tuple is `(type, key, version, data, …)` as in `New`."""
     rows = [_row(tx, event if isinstance(event, New) else New(*event)) for event in events]
     tx.values(
-        "INSERT INTO outbox (shard, topic, key, event_id, type, version, occurred_at, data, replay, trace) VALUES %s",
+        "INSERT INTO outbox (shard, topic, key, event_id, type, version, occurred_at, data, replay, trace)"
+        " VALUES %s",
         rows,
     )
     return [row[3] for row in rows]

@@ -1,4 +1,4 @@
-"""Events a consumer could not apply, set aside with the later ones of their key; shown, replayed, forgotten."""
+"""Events a consumer could not apply, set aside with the later ones of their key: shown, replayed, dropped."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def show(db: Database, consumer: str, topic: str, key: str) -> list[ParkedEvent]
 
 
 def replay(db: Database, consumer: str, topic: str, key: str, apply: Apply) -> Replayed:
-    """Applies the parked events of a key in their order, each in its own transaction, beside a running consumer.
+    """Applies a key's parked events in their order, each in its own transaction; the consumer may be running.
 
     Stops at the first that cannot be applied, which stays parked with its new reason. The key is free in
     the transaction that applies its last event. Raises transient errors; what was applied stays applied.
@@ -160,8 +160,8 @@ def park(tx: Tx, consumer: str, entries: Sequence[Entry], reason: str, *, attemp
         sorted({(consumer, entry.topic, clean(entry.key), tx.now) for entry in entries}),
     )
     tx.values(
-        """INSERT INTO parked (consumer, topic, key, "partition", "offset", value, headers, reason, parked_at, attempts)
-        VALUES %s""",
+        """INSERT INTO parked (consumer, topic, key, "partition", "offset", value, headers, reason,
+            parked_at, attempts) VALUES %s""",
         [
             (
                 consumer,

@@ -56,7 +56,8 @@ class Relay:
             floor = 0
         with self.db.transaction() as tx:
             rows = tx.all(
-                """SELECT DISTINCT shard FROM (SELECT shard FROM outbox WHERE id > %s ORDER BY id LIMIT %s) AS due""",
+                """SELECT DISTINCT shard FROM (
+                    SELECT shard FROM outbox WHERE id > %s ORDER BY id LIMIT %s) AS due""",
                 (floor, 2 * self.batch),
             )
         # A list, not a generator: every shard gets its turn.

@@ -1,4 +1,4 @@
-"""The log's port: topics of records, appended by relays, read by groups of consumers; and which adapter is in use."""
+"""The log's port: topics of records, appended by relays, read by groups; and which adapter is in use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Entry(Record):
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass of a relay: its shard's name, and a number that only rises. The log may refuse an earlier pass."""
+    """One pass of a relay: its shard's name and a number that only rises; an earlier one may be refused."""
 
     producer: str
     epoch: int
@@ -114,15 +114,15 @@ class Log(Protocol):
     def topics(self) -> list[TopicState]: ...
 
     def lag(self, group: str | None = None) -> list[Lag]:
-        """How far each consumer (or `group`) is behind, topic by topic; cheap enough for every health check."""
+        """How far each consumer (or `group`) is behind by topic; cheap enough for every health check."""
         ...
 
     def tail(self, topic: str, last: int, *, follow: bool = False) -> Iterator[Entry]:
-        """The last `last` records of a topic, oldest first; with `follow` then each new one, without end."""
+        """The last `last` records of a topic, oldest first; with `follow` then every new one."""
         ...
 
     def maintain(self, now: datetime) -> int:
-        """Drops what is past its retention and compacts; returns how many records went. Several may run it."""
+        """Drops what is past its retention and compacts; returns how many went. Several may run it."""
         ...
 
     def close(self) -> None: ...

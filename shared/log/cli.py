@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -179,8 +180,7 @@ def asyncapi_(output: str | None) -> None:
     if output is None:
         click.echo(asyncapi.text(), nl=False)
     else:
-        with open(output, "w", encoding="utf-8") as file:
-            file.write(asyncapi.text())
+        Path(output).write_text(asyncapi.text(), encoding="utf-8")
 
 
 class _database:

@@ -58,7 +58,8 @@ class EmbeddedLog:
         with self.db.transaction() as tx:
             tx.execute(
                 """INSERT INTO log_offset (consumer, topic, "partition")
-                SELECT %s, topic, "partition" FROM log_partition WHERE topic = ANY(%s) ON CONFLICT DO NOTHING""",
+                SELECT %s, topic, "partition" FROM log_partition WHERE topic = ANY(%s)
+                ON CONFLICT DO NOTHING""",
                 (group, list(topics)),
             )
         return EmbeddedSource(self.db, group, topics)
@@ -68,8 +69,8 @@ class EmbeddedLog:
             rows = tx.all(
                 """SELECT t.name, t.partitions, t.compacted,
                     (SELECT count(*) FROM log_record r WHERE r.topic = t.name) AS records,
-                    (SELECT coalesce(sum(p.next_offset), 0)::bigint FROM log_partition p WHERE p.topic = t.name)
-                        AS appended
+                    (SELECT coalesce(sum(p.next_offset), 0)::bigint FROM log_partition p
+                     WHERE p.topic = t.name) AS appended
                 FROM log_topic t ORDER BY t.name"""
             )
         return [TopicState(**row) for row in rows]
@@ -79,8 +80,9 @@ class EmbeddedLog:
             rows = tx.all(
                 """SELECT o.consumer, o.topic, sum(p.next_offset - o."offset")::bigint AS unread,
                     min((SELECT r.appended_at FROM log_record r
-                         WHERE p.next_offset > o."offset" AND r.topic = o.topic AND r."partition" = o."partition"
-                           AND r."offset" >= o."offset" ORDER BY r."offset" LIMIT 1)) AS oldest
+                         WHERE p.next_offset > o."offset" AND r.topic = o.topic
+                           AND r."partition" = o."partition" AND r."offset" >= o."offset"
+                         ORDER BY r."offset" LIMIT 1)) AS oldest
                 FROM log_offset o JOIN log_partition p USING (topic, "partition")
                 WHERE %(group)s::text IS NULL OR o.consumer = %(group)s
                 GROUP BY o.consumer, o.topic ORDER BY o.consumer, o.topic""",
@@ -126,7 +128,8 @@ class EmbeddedLog:
         gone = 0
         with self.db.transaction() as tx:
             partitions = tx.all(
-                """SELECT p.topic, p."partition", t.compacted FROM log_partition p JOIN log_topic t ON t.name = p.topic
+                """SELECT p.topic, p."partition", t.compacted
+                FROM log_partition p JOIN log_topic t ON t.name = p.topic
                 ORDER BY 1, 2"""
             )
         for place in partitions:

@@ -53,7 +53,8 @@ class EmbeddedSink:
                 crash_at("relay.mid_batch")
             tx.values(
                 """UPDATE log_partition p SET next_offset = p.next_offset + v.added FROM (VALUES %s)
-                AS v (topic, "partition", added) WHERE p.topic = v.topic AND p."partition" = v."partition" """,
+                AS v (topic, "partition", added)
+                WHERE p.topic = v.topic AND p."partition" = v."partition" """,
                 [(*place, len(items)) for place, items in by_place.items()],
             )
         return [True] * len(records)

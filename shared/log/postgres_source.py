@@ -20,7 +20,7 @@ _HOLD_MS = 60_000
 
 
 class EmbeddedSource:
-    """Reads; from poll to commit the rows of its partitions' offsets are locked on a connection of its own."""
+    """Reads; from poll to commit its partitions' offset rows are locked on a connection of its own."""
 
     def __init__(self, db: Database, group: str, topics: Sequence[str]) -> None:
         self.db = db
@@ -130,7 +130,7 @@ def entry_of(row: Row) -> Entry:
 
 
 def by_time(rows: Sequence[Row]) -> list[Entry]:
-    """Entries of several partitions interleaved by time, roughly as it happened; each partition stays in order."""
+    """Entries of several partitions interleaved by time; each partition stays in order."""
     by_place: dict[tuple[str, int], list[Entry]] = defaultdict(list)
     for row in rows:
         by_place[(row["topic"], row["partition"])].append(entry_of(row))

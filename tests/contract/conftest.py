@@ -160,6 +160,7 @@ def bench(log: Log, database: Callable[[str], Database], clock: ManualClock) -> 
     reader = database("reporting")
     with reader.transaction() as tx:
         tx.execute(
-            "CREATE TABLE effect (id bigint GENERATED ALWAYS AS IDENTITY, event_id uuid, topic text, key text, version bigint)"
+            """CREATE TABLE effect (id bigint GENERATED ALWAYS AS IDENTITY,
+                event_id uuid, topic text, key text, version bigint)"""
         )
     return Bench(log, database("survey"), reader, clock)

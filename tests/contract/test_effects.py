@@ -250,7 +250,8 @@ def _take_back(bench: Bench) -> None:
     with bench.log.db.transaction() as tx:  # type: ignore[attr-defined]
         tx.execute(
             """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE datname = current_database() AND state = 'idle in transaction' AND pid <> pg_backend_pid()"""
+            WHERE datname = current_database() AND state = 'idle in transaction'
+            AND pid <> pg_backend_pid()"""
         )
 
 

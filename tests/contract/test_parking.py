@@ -112,7 +112,12 @@ def test_replay_beside_a_running_consumer_keeps_the_keys_order(bench: Bench) -> 
     consumer = bench.consumer(batch=2)
     running = threading.Thread(target=consumer.run, args=(stop, 0.001))
     running.start()
-    more = threading.Thread(target=lambda: [_say_and_flush(bench, number) for number in range(30, 50)])
+
+    def go_on() -> None:
+        for number in range(30, 50):
+            _say_and_flush(bench, number)
+
+    more = threading.Thread(target=go_on)
     more.start()
     pause = threading.Event()
     while more.is_alive():

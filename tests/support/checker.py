@@ -1,4 +1,4 @@
-"""Compares what was acknowledged with what is there, in all three services, on the log and at the provider."""
+"""Compares what was acknowledged with what is there: in three services, on the log, at the provider."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _replicas(history: History, service: str, missing: frozenset[str]) -> list[s
 
 
 def _tasks(history: History, missing: frozenset[str]) -> list[str]:
-    """Each detractor is behind exactly one open task; an account, or a customer without one, has at most one."""
+    """Each detractor is behind exactly one open task; an account has at most one."""
     with history.running.db("followup").transaction() as tx:
         rows = tx.all(
             """SELECT r.customer_id, t.id, t.account_id FROM task t JOIN task_response x ON x.task_id = t.id
@@ -128,7 +128,7 @@ def _handed_over_once(running: Running) -> list[str]:
     """No delivery reached the provider twice, and each that is said to have been handed over did."""
     with running.db("log").transaction() as tx:
         rows = tx.all(
-            "SELECT delivery_id, count(*) AS n FROM mailbox.message WHERE direction = 'out' GROUP BY delivery_id"
+            "SELECT delivery_id, count(*) AS n FROM mailbox.message WHERE direction = 'out' GROUP BY 1"
         )
     arrived = {row["delivery_id"]: row["n"] for row in rows}
     wrong = [f"delivery {delivery} was handed over {n} times" for delivery, n in arrived.items() if n > 1]
@@ -153,8 +153,8 @@ def _figures(running: Running, missing: frozenset[str]) -> list[str]:
         return wrong
     with running.db("survey").transaction() as tx:
         raw = tx.all(
-            """SELECT CASE WHEN score <= 6 THEN 'detractor' WHEN score <= 8 THEN 'passive' ELSE 'promoter' END AS band,
-            count(*) AS n FROM response WHERE state = 'counted' GROUP BY 1"""
+            """SELECT CASE WHEN score <= 6 THEN 'detractor' WHEN score <= 8 THEN 'passive' ELSE 'promoter' END
+                AS band, count(*) AS n FROM response WHERE state = 'counted' GROUP BY 1"""
         )
     shown, truth = ({row["band"]: row["n"] for row in rows} for rows in (bands, raw))
     if shown != truth:

@@ -1,4 +1,4 @@
-"""A seeded history of acknowledged operations: customers who are asked by real messages, and who answer over HTTP."""
+"""A seeded history of acknowledged operations: customers are asked by real messages and answer over HTTP."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ import urllib3
 from services.survey.commands import ask, company, customers, programs
 from services.survey.domain.rows import Row
 from services.survey.edge import opt_out_fingerprints
-from shared.events.workers import ConsumerLoop
 from tests.support.running import TOKEN, Running
-
-__all__ = ["Ack", "ConsumerLoop", "History", "Person"]
 
 _COMMENTS = ("too slow", "nobody called back", "fine", "lovely people", "the invoice was wrong", "")
 
@@ -70,7 +67,7 @@ class History:
             for one, outcome in zip(self.people, customers.upsert(tx, rows, prints), strict=True):
                 one.id = str(outcome.customer_id)
             program = programs.create(tx, "Recommend")
-            run = ask.start(tx, str(program["id"]), {}, "test")
+            run = ask.start(tx, str(program["id"]), {"all": True}, "test")
         with db.transaction() as tx:
             ask.step(tx, str(run["id"]))
         self.running.wait(self._collect, None, "the messages")
@@ -88,7 +85,7 @@ class History:
     def answer(
         self, person: Person, score: int | None = None, comment: str | None = None, *, nonce: str = ""
     ) -> Ack:
-        """Answers as the page's script does, until acknowledged: after a broken connection the same form again."""
+        """Answers as the page's script does; sends the same form again until it is acknowledged."""
         score = self.random.randint(0, 10) if score is None else score
         comment = self.random.choice(_COMMENTS) if comment is None else comment
         nonce = nonce or secrets.token_urlsafe(12)

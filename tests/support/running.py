@@ -231,9 +231,10 @@ class Running:
 
 @contextlib.contextmanager
 def running(urls: Mapping[str, str]) -> Iterator[Running]:
-    """An installation on the databases of `urls`, with a free port and a folder of its own; ended at the end."""
+    """An installation on the databases of `urls`, with a free port and a folder; ended at the end."""
     home = Path(tempfile.mkdtemp(prefix="hearback-run-"))
-    find_owner().own(home)
+    (home / "run").mkdir()
+    find_owner().own(home, deep=True)
     port = free_port()
     here = f"http://127.0.0.1:{port}"
     settings = Settings(home=home, secret=secrets.token_urlsafe(32), database_urls=dict(urls))
