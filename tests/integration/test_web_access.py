@@ -261,7 +261,8 @@ def test_a_key_may_do_what_its_scopes_say(
     here: Service = app.extensions["hearback"]
     with here.db.transaction() as tx:
         tx.execute(
-            "INSERT INTO apikey (id, version, name, hash, scopes, disabled) VALUES (%s, 1, 'crm', %s, %s, %s)",
+            "INSERT INTO apikey (id, version, name, hash, scopes, disabled)"
+            " VALUES (%s, 1, 'crm', %s, %s, %s)",
             (ADA, hash_token(KEY), scopes, disabled),
         )
     header = {"Authorization": f"Bearer {KEY}"}

@@ -1,5 +1,8 @@
 """Every error leaves in one form: problem JSON for programs, a page in the frame for people."""
 
+# flask-smorest's decorators carry no types.
+# mypy: disable-error-code="untyped-decorator"
+
 from __future__ import annotations
 
 from typing import Any

@@ -44,7 +44,7 @@ def test_the_logs_trouble_does_not_make_web_unready(
 
 
 def test_without_its_database_a_process_lives_but_is_not_ready() -> None:
-    urls = {name: "postgresql://nobody@127.0.0.1:1/none" for name in ("survey", "log")}
+    urls = dict.fromkeys(("survey", "log"), "postgresql://nobody@127.0.0.1:1/none")
     settings = Settings(home=Path("/nowhere"), secret="s" * 40, database_urls=urls)
     client = finish(create_service("survey", settings, package="services.survey")).test_client()
     assert client.get("/survey/healthz").status_code == 200

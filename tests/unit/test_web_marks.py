@@ -14,9 +14,7 @@ from shared.web import UndeclaredRoute, allow, create_service, finish, public, s
 
 @pytest.fixture
 def app() -> Flask:
-    urls = {
-        name: "postgresql://nobody@127.0.0.1:1/none" for name in ("survey", "followup", "reporting", "log")
-    }
+    urls = dict.fromkeys(("survey", "followup", "reporting", "log"), "postgresql://nobody@127.0.0.1:1/none")
     settings = Settings(home=Path("/nowhere"), secret="s" * 40, database_urls=urls)
     return create_service("survey", settings, package="services.survey")
 
