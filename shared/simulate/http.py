@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
-from urllib.parse import urlencode, urljoin
+from urllib.parse import quote, urlencode, urljoin
 
 import urllib3
 
@@ -20,6 +20,7 @@ class Refused(HearbackError):
     """The installation answered something else than was asked of it."""
 
     slug = "refused"
+    http_status = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class Client:
         headers = {"Content-Type": content_type, "Accept": "application/json"}
         return json.loads(self._send("POST", self.base + path, body, headers))
 
-    def pages(self, path: str, name: str) -> Any:
+    def pages(self, path: str, name: str) -> Iterator[dict[str, Any]]:
         """All items of a list that pages by cursor; `path` has a query already."""
         cursor = ""
         while True:
@@ -131,6 +132,11 @@ class Client:
             if not cursor:
                 return
 
+    def messages(self, since: str = "") -> Iterator[dict[str, Any]]:
+        """What lies in the mailbox since an instant (RFC 3339; empty: everything)."""
+        query = f"&since={quote(since)}" if since else ""
+        yield from self.pages(f"/mailbox/api/messages?limit=100{query}", "messages")
+
     def _send(self, method: str, url: str, body: bytes | None, headers: Fields) -> bytes:
         headers = {**self.headers, **headers}
         try:
@@ -139,5 +145,7 @@ class Client:
             raise Refused(f"{self.base} does not answer: is it running? (`hearback status`)") from error
         if response.status >= 400:
             detail = response.data[:300].decode(errors="replace")
-            raise Refused(f"{method} {url.split('?')[0]} was answered with {response.status}: {detail}")
+            refused = Refused(f"{method} {url.split('?')[0]} was answered with {response.status}: {detail}")
+            refused.http_status = response.status
+            raise refused
         return response.data
