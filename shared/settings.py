@@ -36,7 +36,8 @@ class Settings:
     """What an operator can choose. Made by `load`; tests make their own.
 
     `public_url` has no trailing slash. `database_urls` has the keys `survey`, `followup`,
-    `reporting`, `log`. `secret` is at least 32 characters.
+    `reporting`, `log`. `secret` is at least 32 characters. `trusted_proxies` is how many reverse proxies
+    stand in front of us and set X-Forwarded-…; with 0 those headers are not believed.
     """
 
     home: Path
@@ -50,6 +51,7 @@ class Settings:
     mail: Literal["mailbox"] = "mailbox"
     sms: Literal["mailbox"] = "mailbox"
     mailbox_url: str = "http://127.0.0.1:8080"
+    trusted_proxies: int = 0
     database_urls: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -123,6 +125,7 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                 public_url=(env.str("HEARBACK_PUBLIC_URL", "") or here).rstrip("/"),
                 survey_url=(env.str("HEARBACK_SURVEY_URL", "") or here).rstrip("/"),
                 mailbox_url=(env.str("HEARBACK_MAILBOX_URL", "") or here).rstrip("/"),
+                trusted_proxies=env.int("HEARBACK_TRUSTED_PROXIES", 0, validate=Range(0, 5)),
                 database_urls=urls,
             )
     except EnvError as error:

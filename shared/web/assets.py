@@ -7,7 +7,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 
 from flask import Blueprint, Response, request
@@ -56,17 +56,15 @@ def _by_hashed_name() -> dict[str, Asset]:
 @cache
 def icon(name: str) -> Markup:
     """One Bootstrap icon as inline SVG, hidden from screen readers: the words beside it say it."""
-    found = re.search(rf'<symbol[^>]*\bid="{re.escape(name)}"[^>]*>(.*?)</symbol>', _sprite(), re.DOTALL)
-    if found is None:
+    sprite = _wheel("icons/bootstrap-icons.svg").decode()
+    begin = sprite.find(f' id="{name}">')
+    if begin < 0:
         raise KeyError(f"there is no icon {name}")
+    drawing = sprite[sprite.index(">", begin) + 1 : sprite.index("</symbol>", begin)]
     return Markup(  # noqa: S704 - from the wheel's own file
         '<svg class="icon" viewBox="0 0 16 16" width="16" height="16" fill="currentColor" aria-hidden="true">'
-        f"{found[1]}</svg>"
+        f"{drawing}</svg>"
     )
-
-
-def _sprite() -> str:
-    return _wheel("icons/bootstrap-icons.svg").decode()
 
 
 def blueprint(service_name: str) -> Blueprint:
@@ -97,7 +95,11 @@ def _asset(name: str, body: bytes) -> Asset:
 
 
 def _wheel(path: str) -> bytes:
-    return resources.files("flask_bootstrap").joinpath(f"static/bootstrap5/{path}").read_bytes()
+    # Found, not imported: the package would load a forms library that nobody here uses.
+    found = find_spec("flask_bootstrap")
+    if found is None or not found.submodule_search_locations:
+        raise LookupError("Bootstrap-Flask is not installed")
+    return (Path(found.submodule_search_locations[0]) / "static/bootstrap5" / path).read_bytes()
 
 
 def _text(file: Path) -> str:

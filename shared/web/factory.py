@@ -7,6 +7,7 @@ from typing import Any
 from flask import Flask, Response, g, request
 from flask_smorest import Api
 from jinja2 import ChoiceLoader, PackageLoader, StrictUndefined
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from shared.clock import Clock, SystemClock
 from shared.faults import crash_at
@@ -71,6 +72,9 @@ def create_service(
         OPENAPI_JSON_PATH="openapi.json",
     )
     app.url_map.strict_slashes = False
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     _pages(app, here)
     observer = observe.install(app, here)
     app.before_request(begin_request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -360,3 +361,13 @@ def test_a_static_file_is_compressed_and_kept_for_good(
     assert total < 100_000
     assert client.get("/survey/static/hearback.000000000000.css").status_code == 404
     assert client.get("/survey/static/../tables.sql").status_code == 404
+
+
+def test_a_proxys_word_counts_only_when_told(settings: Settings, clock: ManualClock, ids: SystemIds) -> None:
+    def seen(proxies: int) -> str:
+        told = replace(settings, trusted_proxies=proxies)
+        app = create_service("survey", told, clock=clock, ids=ids, package="services.survey")
+        app.add_url_rule("/survey/seen", "seen", public(lambda: request.remote_addr))
+        return finish(app).test_client().get("/survey/seen", headers={"X-Forwarded-For": "203.0.113.9"}).text
+
+    assert (seen(0), seen(1)) == ("127.0.0.1", "203.0.113.9")
