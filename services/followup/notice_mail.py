@@ -109,7 +109,8 @@ def text_on(colour: str) -> str:
 def _html(mjml: str) -> str:
     from mjml import mjml2html  # loaded where used: only the sender writes mails
 
-    html = mjml2html(mjml)
+    # No fonts from elsewhere: opening a message must tell nobody but us.
+    html = mjml2html(mjml, fonts={})
     return str(html)
 
 

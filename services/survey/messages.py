@@ -162,5 +162,5 @@ def _html() -> Template:
     """The mail's HTML: MJML compiled once in each process; its placeholders are filled in per message."""
     from mjml import mjml2html  # loaded where used
 
-    markup = mjml2html(_source("html.mjml"), disable_comments=False)
+    markup = mjml2html(_source("html.mjml"), disable_comments=False, fonts={})
     return _environment().overlay(autoescape=True).from_string(markup)

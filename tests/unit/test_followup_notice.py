@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from itertools import pairwise
 
@@ -60,6 +61,12 @@ def test_mail_in_each_language_has_everything(language: str) -> None:
     assert f'lang="{language}"' in mail.html
     assert "Orders came<br />on weekdays &lt;only&gt;." in mail.html.replace("<br>", "<br />")
     assert "{" not in mail.text and "{{" not in mail.html
+    # It loads nothing from anywhere: no font, no picture.
+    assert set(re.findall(r"https?://([^/\"<]+)", mail.html)) <= {
+        "feedback.example.com",
+        "f.example",
+        "www.w3.org",
+    }
     assert "\n" not in mail.subject and "Delivery on Saturdays" in mail.subject
 
 
