@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 from services.followup.commands import changes as commands
 from services.followup.commands import notices
 from services.followup.domain.change import LANGUAGES, Draft, reason_text
-from services.followup.pages.previews import previews
+from services.followup.pages.previews import previews, telling
 from services.followup.queries import audience, company
 from services.followup.queries import changes as queries
 from services.followup.queries import themes as themes_of
@@ -206,7 +206,7 @@ def _draft(tx: Tx, change: Row, after: str | None) -> str:
         people=people[:_PAGE],
         next_url=_next(people, f"{_HERE}/{change['id']}?", "customer_id"),
         first=after is None,
-        previews=previews(tx, change, people[0] if people else None),
+        previews=previews(tx, change, telling(people)),
         reason_text=reason_text,
     )
 

@@ -25,10 +25,15 @@ def mail(change_id: str) -> Response:
     language = request.args.get("language", "")
     with service().db.transaction() as tx:
         change = changes.one(tx, change_id)
-        people = audience.people(tx, change, limit=1)
-        written = _written(tx, change, people[0] if people else None, "email", language)
+        people = audience.people(tx, change, limit=50)
+        written = _written(tx, change, telling(people), "email", language)
     csp_replace(_POLICY)
     return Response(written.html, content_type="text/html; charset=utf-8")
+
+
+def telling(people: list[Row]) -> Row | None:
+    """Somebody to show the message with: best one whom it quotes, and reaches."""
+    return max(people, key=lambda one: (bool(one["comment"]), one["unreachable"] is None), default=None)
 
 
 def previews(tx: Tx, change: Row, person: Row | None) -> list[dict[str, object]]:
