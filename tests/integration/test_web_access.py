@@ -367,7 +367,7 @@ def test_a_proxys_word_counts_only_when_told(settings: Settings, clock: ManualCl
     def seen(proxies: int) -> str:
         told = replace(settings, trusted_proxies=proxies)
         app = create_service("survey", told, clock=clock, ids=ids, package="services.survey")
-        app.add_url_rule("/survey/seen", "seen", public(lambda: request.remote_addr))
+        app.add_url_rule("/survey/seen", "seen", public(lambda: request.remote_addr or ""))
         return finish(app).test_client().get("/survey/seen", headers={"X-Forwarded-For": "203.0.113.9"}).text
 
     assert (seen(0), seen(1)) == ("127.0.0.1", "203.0.113.9")
