@@ -8,39 +8,14 @@ from services.survey import asking
 from services.survey.api import company as company_api
 from services.survey.api import customers as customers_api
 from services.survey.api import imports as imports_api
-from services.survey.api import permits
-from services.survey.pages import (
-    answer,
-    asks,
-    customer,
-    customers,
-    imports,
-    preferences,
-    programs,
-    responses,
-    uncertain,
-    welcome,
-)
+from services.survey.pages import customer, customers, imports, welcome
 from services.survey.pages import settings as settings_page
 from shared.clock import Clock
 from shared.ids import Ids
 from shared.settings import Settings
 from shared.web import create_service, finish
 
-PAGES = (
-    answer.bp,
-    asks.bp,
-    customer.bp,
-    customers.bp,
-    imports.bp,
-    permits.bp,
-    preferences.bp,
-    programs.bp,
-    responses.bp,
-    settings_page.bp,
-    uncertain.bp,
-    welcome.bp,
-)
+PAGES = (customers.bp, customer.bp, imports.bp, settings_page.bp, welcome.bp, *asking.PAGES)
 APIS = (customers_api.bp, imports_api.bp, company_api.bp, *asking.APIS)
 
 

@@ -81,7 +81,15 @@ def staff(tx: Tx, event: Event) -> None:
         " ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, email = EXCLUDED.email, name = EXCLUDED.name,"
         " role = EXCLUDED.role, disabled = EXCLUDED.disabled, epoch = EXCLUDED.epoch"
         " WHERE staff.version < EXCLUDED.version",
-        (event.key, event.version, data["email"], data["name"], data["role"], data["disabled"], data["epoch"]),
+        (
+            event.key,
+            event.version,
+            data["email"],
+            data["name"],
+            data["role"],
+            data["disabled"],
+            data["epoch"],
+        ),
     )
 
 

@@ -171,7 +171,7 @@ class Importer:
                 column = outcome.column or ""
                 said = labels.get(column)
                 reason = outcome.reason or ""
-                if not reason.startswith("the row"):
+                if said is None:
                     reason = f"{LABELS.get(column, column)} {reason}"
                 progress.errors.append((outcome.row.line, said, reason))
             else:

@@ -75,7 +75,8 @@ def _customers(tx: Tx, ids: list[str]) -> None:
 
 def _invitations(tx: Tx, ids: list[str]) -> None:
     sent = tx.all(
-        facts.INVITATIONS + " WHERE i.customer_id = ANY(%s::uuid[]) AND i.sent_at IS NOT NULL ORDER BY i.created_at",
+        facts.INVITATIONS
+        + " WHERE i.customer_id = ANY(%s::uuid[]) AND i.sent_at IS NOT NULL ORDER BY i.created_at",
         (ids,),
     )
     skips = tx.all(facts.SKIPS + " WHERE s.customer_id = ANY(%s::uuid[]) ORDER BY s.at", (ids,))
@@ -87,7 +88,9 @@ def _invitations(tx: Tx, ids: list[str]) -> None:
 def _responses(tx: Tx, ids: list[str]) -> None:
     rows = tx.all(facts.RESPONSES + " WHERE r.customer_id = ANY(%s::uuid[]) ORDER BY r.answered_at", (ids,))
     events = [
-        facts.excluded_event(row, row["revised_at"], replay=True) if _was_excluded(row) else facts.response_event(row, replay=True)
+        facts.excluded_event(row, row["revised_at"], replay=True)
+        if _was_excluded(row)
+        else facts.response_event(row, replay=True)
         for row in rows
     ]
     clicks = tx.all(

@@ -42,5 +42,7 @@ def checked_region(region: str | None) -> str | None:
     if not region:
         return None
     if region.upper() not in addresses.regions():
-        raise Invalid("There is no such country.", fields={"region": "is not a country; two letters, like DE"})
+        raise Invalid(
+            "There is no such country.", fields={"region": "is not a country; two letters, like DE"}
+        )
     return region.upper()

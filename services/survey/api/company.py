@@ -11,7 +11,9 @@ from services.survey.commands import company as commands
 from services.survey.queries.company import company
 from shared.web import allow, idempotent, service
 
-bp = Blueprint("company-api", __name__, url_prefix="/survey/api/company", description="The company's settings.")
+bp = Blueprint(
+    "company-api", __name__, url_prefix="/survey/api/company", description="The company's settings."
+)
 
 
 @bp.get("")

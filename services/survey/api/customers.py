@@ -24,7 +24,7 @@ READ, WRITE = "customers:read", "customers:write"
 @bp.arguments(schemas.CustomerQuery, location="query")
 @bp.response(200, schemas.CustomerPage)
 def customers_list(args: dict[str, Any]) -> Any:
-    """Customers, newest first; filters together. An agent sees those of their accounts and tasks."""
+    """Customers by name; filters together. An agent sees those of their accounts and tasks."""
     account = args.pop("account_id")
     with service().db.transaction() as tx:
         rows, following = queries.find(tx, actor(), account_id=str(account) if account else None, **args)

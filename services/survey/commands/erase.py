@@ -34,7 +34,9 @@ def erase(tx: Tx, customer_id: str, fingerprints: Fingerprints) -> bool:
         " WHERE customer_id = %s",
         (tx.now, customer_id),
     )
-    responses = [row["id"] for row in tx.all("SELECT id FROM response WHERE customer_id = %s", (customer_id,))]
+    responses = [
+        row["id"] for row in tx.all("SELECT id FROM response WHERE customer_id = %s", (customer_id,))
+    ]
     # Invitations, skips, tokens, answers with their versions, clicks and inbound texts go with the row.
     tx.execute("DELETE FROM customer WHERE id = %s", (customer_id,))
     # Only now: a notice that was being noted held the row until it was there to be deleted.

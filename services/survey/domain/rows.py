@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.survey.domain import values
-from services.survey.domain.columns import LABELS, Columns
+from services.survey.domain.columns import Columns
 from services.survey.domain.csvrows import Record
 from services.survey.domain.values import BadValue
 
@@ -90,7 +90,7 @@ def read(record: Record, columns: Columns, checks: Checks) -> Row:
         try:
             found[name] = checks.clean(name, text)
         except BadValue as error:
-            raise BadRow(record.line, columns.labels[position], f"{LABELS[name]} {error}") from None
+            raise BadRow(record.line, columns.labels[position], str(error)) from None
     names = [found.pop(part) for part in ("first_name", "last_name") if part in found]
     if names:
         found["name"] = " ".join(names)

@@ -102,7 +102,7 @@ def _page(tx: Tx, step: str, wrong: Wrong, form: Row | None = None) -> str:
         steps=STEPS,
         finished=finished,
         following=following,
-        company=form or row,
+        company=form or (_blank(row) if row["version"] <= 1 else row),
         wrong=wrong,
         regions=import_pages.region_choices() if step == "import" else [],
         tests=_tests(tx) if step == "test" else [],
@@ -113,6 +113,12 @@ def _page(tx: Tx, step: str, wrong: Wrong, form: Row | None = None) -> str:
         runs=tx.all("SELECT * FROM import_run ORDER BY started_at DESC LIMIT 3") if step == "import" else [],
         **(choices(tx) if step == "company" else {}),
     )
+
+
+def _blank(row: Row) -> Row:
+    """Nobody's company is called "Your company": what only they know is left to be said."""
+    mine = actor().email
+    return {**row, "name": "", "sender_name": "", "sender_email": mine, "reply_to": mine, "fallback_owner": mine}
 
 
 def _finished(tx: Tx, row: Row) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Any
 
 from services.survey import store
@@ -20,8 +19,10 @@ _WORDS = (
     "words(coalesce(c.name, '') || ' ' || coalesce(c.email, '') || ' ' || coalesce(c.phone, '') || ' '"
     " || coalesce(c.external_id, ''))"
 )
+# What a list calls a customer, and is sorted by.
+_NAME = "lower(coalesce(c.name, c.email, c.phone, c.external_id))"
 _SELECT = (
-    f"SELECT c.*, {store.ACCOUNT_BLOCK} AS account, r.score AS last_score, r.answered_at AS last_answered_at"
+    f"SELECT c.*, {_NAME} AS by_name, {store.ACCOUNT_BLOCK} AS account, r.score AS last_score, r.answered_at AS last_answered_at"
     " FROM customer c LEFT JOIN account a ON a.id = c.account_id"
     " LEFT JOIN LATERAL (SELECT score, answered_at FROM response WHERE customer_id = c.id AND state = 'counted'"
     "  ORDER BY answered_at DESC LIMIT 1) r ON true"
@@ -47,7 +48,7 @@ def find(
     cursor: str | None = None,
     limit: int = 50,
 ) -> tuple[list[Row], str | None]:
-    """Customers that match all of what is given, newest first, and the cursor of the next page.
+    """Customers that match all of what is given, by name, and the cursor of the next page.
 
     `q` is beginnings of words, each of which must be found in the name, an address, the account or a
     comment. Raises `Invalid` for a damaged cursor.
@@ -75,15 +76,15 @@ def find(
             args[column] = value
     after = _after(cursor)
     if after:
-        where.append("(c.created_at, c.id) < (%(at)s::timestamptz, %(id)s::uuid)")
-        args["at"], args["id"] = after
+        where.append(f"({_NAME}, c.id) > (%(name)s, %(id)s::uuid)")
+        args["name"], args["id"] = after
     rows = tx.all(
-        f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY c.created_at DESC, c.id DESC LIMIT %(limit)s",
+        f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY {_NAME}, c.id LIMIT %(limit)s",
         {**args, "limit": limit + 1},
     )
     more = len(rows) > limit
     rows = [_with_flags(row) for row in rows[:limit]]
-    return rows, Cursor.encode(rows[-1]["created_at"].isoformat(), rows[-1]["id"]) if more else None
+    return rows, Cursor.encode(rows[-1]["by_name"], rows[-1]["id"]) if more else None
 
 
 def terms(q: str) -> list[str]:
@@ -99,15 +100,11 @@ def _after(cursor: str | None) -> tuple[str, str] | None:
     values = Cursor.decode(cursor, 2)
     if values is None:
         return None
-    try:
-        at = datetime.fromisoformat(str(values[0])).isoformat()
-    except ValueError:
-        at = ""
-    if not at or not is_id(str(values[1])):
+    if not is_id(str(values[1])) or "\0" in str(values[0]):
         raise Invalid(
             "This page's cursor is damaged: start again from the first page.", fields={"cursor": "damaged"}
         )
-    return at, str(values[1])
+    return str(values[0]), str(values[1])
 
 
 def _with_flags(row: Row) -> Row:

@@ -158,7 +158,7 @@ def test_bad_lines_are_named_by_number_column_and_reason_and_good_ones_kept(surv
         (13, None), (15, None), (16, "Customer ID"),
     ]  # fmt: skip
     reasons = [reason for _, _, reason in run["errors"]]
-    assert reasons[0] == "e-mail is not an e-mail address"
+    assert reasons[0] == "is not an e-mail address"
     assert "country code" in reasons[1]
     assert reasons[5] == "the line has 3 cells, the first line has 7 columns"
     assert reasons[8] == "a quotation mark is opened and never closed"

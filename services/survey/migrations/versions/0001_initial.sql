@@ -54,7 +54,7 @@ CREATE UNIQUE INDEX customer_external_id ON customer (external_id);
 CREATE UNIQUE INDEX customer_email ON customer (email_key);
 CREATE UNIQUE INDEX customer_phone ON customer (phone);
 CREATE INDEX customer_account ON customer (account_id);
-CREATE INDEX customer_created ON customer (created_at, id);
+CREATE INDEX customer_by_name ON customer (lower(coalesce(name, email, phone, external_id)), id);
 
 -- The words of a text for search by their beginnings; addresses fall apart into their parts.
 CREATE FUNCTION words(text) RETURNS tsvector LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
