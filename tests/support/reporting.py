@@ -1,4 +1,4 @@
-"""Made-up histories of events, checked against the catalog, for the tests of reporting."""
+"""Made-up histories of events, checked against the catalog, and logged-in clients, for reporting's tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flask import Flask
+from flask.testing import FlaskClient
+
 from shared.events.catalog import check, event_type
 from shared.events.envelope import Event
 from shared.events.fields import instant
+from shared.web.session import COOKIE
+from shared.web.signing import serializer
 
 START = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 PROGRAMS = {
@@ -138,7 +143,7 @@ class History:
         self.tell("invitation.expired", customer, invitation, data)
 
     def skip(self, customer: str, reason: str = "recently_asked") -> None:
-        data = {
+        data: dict[str, Any] = {
             "skip_id": self.id(),
             "invitation_id": None,
             "customer_id": customer,
@@ -426,3 +431,18 @@ def shuffled_between_topics(events: Iterable[Event], dice: random.Random) -> lis
     order = [place for place, queue in queues.items() for _ in queue]
     dice.shuffle(order)
     return [queues[place].pop(0) for place in order]
+
+
+def log_in(app: Flask, role: str) -> FlaskClient:
+    """A client of `app` with a session of a staff member in `role`, who is made for it."""
+    here = app.extensions["hearback"]
+    staff_id = here.ids.new()
+    with here.db.transaction() as tx:
+        tx.execute(
+            "INSERT INTO staff (id, version, email, name, role) VALUES (%s, 1, %s, %s, %s)",
+            (staff_id, f"{staff_id}@acme.example", f"The {role}", role),
+        )
+    value = serializer(here.settings, "session", here.clock).dumps([staff_id, 0, 0])
+    client = app.test_client()
+    client.set_cookie(COOKIE, value if isinstance(value, str) else value.decode())
+    return client
