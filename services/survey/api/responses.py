@@ -44,7 +44,7 @@ class Version(Schema):
     source = fields.String()
 
 
-class Response(Schema):
+class ResponseSummary(Schema):
     """An answer as it stands. `state`: counted, quarantined (contradicts itself) or excluded (a test)."""
 
     id = fields.String(attribute="response_id")
@@ -65,13 +65,18 @@ class Response(Schema):
     test = fields.Boolean()
     answered_at = fields.DateTime()
     revised_at = fields.DateTime()
-    versions = fields.List(fields.Nested(Version), metadata={"description": "Of a single answer."})
+
+
+class Response(ResponseSummary):
+    """An answer with all its versions."""
+
+    versions = fields.List(fields.Nested(Version))
 
 
 class ResponsePage(Schema):
     """One page of answers; `next` is the cursor of the one after, or null."""
 
-    responses = fields.List(fields.Nested(Response(exclude=("versions",))))
+    responses = fields.List(fields.Nested(ResponseSummary))
     next = fields.String(allow_none=True)
 
 

@@ -1,0 +1,109 @@
+"""Preferences: GET shows, POST changes at once, one click works, and an opt-out waits for what is on its way."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from services.survey.commands import permits, preferences
+from services.survey.commands.permits import Request
+from tests.support.asking import Asking, preference_link, trail_link
+
+
+def test_opening_the_page_changes_nothing(survey: Asking) -> None:
+    path = preference_link(survey.invited())
+    survey.events()
+    assert "We may write e-mails to you." in survey.page(path).text
+    assert survey.events() == []
+
+
+def test_one_click_of_the_mail_program_opts_out_of_mail(survey: Asking) -> None:
+    message = survey.invited(email="ann@example.com", phone="+4930123456")
+    path = "/" + message.headers["List-Unsubscribe"].strip("<>").split("/", 3)[3]
+    reply = survey.http.post(path, data={"List-Unsubscribe": "One-Click"})
+    assert reply.status_code == 200
+    row = survey.customer(email="ann@example.com")
+    assert row["email_opt_out_at"] is not None and row["sms_opt_out_at"] is None
+    assert survey.one("SELECT source FROM opt_out")["source"] == "one-click"
+
+
+def test_each_channel_is_chosen_by_itself_and_can_come_back(survey: Asking) -> None:
+    path = preference_link(survey.invited(email="ann@example.com", phone="+4930123456", language="de"))
+    reply = survey.http.post(path, data={"action": "stop_all"}, headers={"Accept": "text/html"})
+    assert reply.status_code == 303
+    page = survey.page(reply.headers["Location"]).text
+    assert "Sie erhalten keine Nachrichten mehr von uns." in page and "on_its_way" not in page
+    survey.http.post(path, data={"action": "start_sms"}, headers={"Accept": "text/html"})
+    row = survey.customer(email="ann@example.com")
+    assert row["email_opt_out_at"] is not None and row["sms_opt_out_at"] is None
+    survey.http.post(path, data={"action": "start_everything"}, headers={"Accept": "text/html"})
+    assert survey.customer(email="ann@example.com")["email_opt_out_at"] is not None
+
+
+def test_an_unknown_link_is_a_friendly_page(survey: Asking) -> None:
+    assert survey.page("/u/nothing").status_code == 404
+    assert survey.http.post("/u/nothing", data={"action": "stop_all"}).status_code == 404
+
+
+def test_links_have_one_purpose_each(survey: Asking) -> None:
+    message = survey.invited()
+    assert survey.page(preference_link(message).replace("/u/", "/a/")).status_code == 404
+    assert survey.page(trail_link(message).replace("/a/", "/u/")).status_code == 404
+
+
+def test_an_opt_out_waits_for_a_message_on_its_way_and_says_so_when_it_remains(survey: Asking) -> None:
+    path = preference_link(survey.invited())
+    customer = str(survey.one("SELECT id FROM customer")["id"])
+    request = Request(survey.db.ids.new(), "notice", survey.db.ids.new(), customer)
+    with survey.db.transaction() as tx:
+        assert permits.take(tx, [request], "http://x")[0]
+    began = time.monotonic()
+    reply = survey.http.post(path, data={"action": "stop_email"}, headers={"Accept": "text/html"})
+    assert 1.8 < time.monotonic() - began < 4
+    assert "already on its way" in survey.page(reply.headers["Location"]).text
+
+
+def test_an_opt_out_ends_its_wait_when_the_message_is_settled(survey: Asking) -> None:
+    from services.survey.commands import settle
+
+    path = preference_link(survey.invited())
+    customer = str(survey.one("SELECT id FROM customer")["id"])
+    request = Request(survey.db.ids.new(), "notice", survey.db.ids.new(), customer)
+    with survey.db.transaction() as tx:
+        permits.take(tx, [request], "http://x")
+
+    def later() -> None:
+        time.sleep(0.4)
+        with survey.db.transaction() as tx:
+            settle.notices(tx, [settle.Result(request.id, "handed", "p")])
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    reply = survey.http.post(path, data={"action": "stop_email"}, headers={"Accept": "text/html"})
+    thread.join()
+    assert "late" not in reply.headers["Location"]
+
+
+def test_a_permit_and_an_opt_out_at_once_never_miss_each_other(survey: Asking) -> None:
+    """Whoever comes second sees the other: either there is no permit, or the opt-out knows of it."""
+    for _ in range(20):
+        customer = survey.add()
+        request = Request(survey.db.ids.new(), "notice", survey.db.ids.new(), customer)
+        together = threading.Barrier(2)
+        granted: list[bool] = []
+
+        def take(request: Request = request, together: threading.Barrier = together) -> None:
+            together.wait()
+            with survey.db.transaction() as tx:
+                granted.append(bool(permits.take(tx, [request], "http://x")[0]))  # noqa: B023
+
+        thread = threading.Thread(target=take)
+        thread.start()
+        together.wait()
+        from services.survey.commands import opt_out
+
+        with survey.db.transaction() as tx:
+            opt_out.opt_out(tx, customer, "email", "link", survey.fingerprints)
+        remains = preferences.wait(survey.db, customer, ("email",), limit=0)
+        thread.join()
+        assert granted == [remains] or (granted == [False] and not remains)
