@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
 
+from shared import telemetry
 from shared.cli import show
 from shared.cli.owner import become_owner
 from shared.clock import SystemClock
@@ -29,6 +31,7 @@ def demo() -> None:
     become_owner(home)
     settings = load()
     _refuse_unless_new(settings)
+    telemetry.set_up("demo", level=logging.ERROR)
     steps = show.Steps()
     now = SystemClock().now()
     with _quiet(Installation(home), steps):

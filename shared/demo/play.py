@@ -49,6 +49,7 @@ class History:
     themes: dict[str, str] = field(default_factory=dict)
     program_id: str = ""
     read_until: str = ""
+    read: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.zone = ZoneInfo(self.sample["company"]["time_zone"])
@@ -110,7 +111,8 @@ class History:
             text.getvalue().encode(),
             "text/csv",
         )
-        self.program_id = admin.api("GET", "/survey/api/programs?limit=1")["programs"][0]["id"]
+        program = {"name": "How are we doing?", "channels": ["email", "sms"]}
+        self.program_id = admin.api("POST", "/survey/api/programs", program)["id"]
         self.themes = {one["name"]: one["id"] for one in admin.api("GET", "/followup/api/themes")["themes"]}
         self.stage.settle()
 
@@ -127,7 +129,7 @@ class History:
         self._settle_after_asking(ask["id"])
         self.mails = {
             message["to"]: message
-            for message in self._messages()
+            for message in sorted(self._messages(), key=lambda one: one["at"])
             if message["direction"] == "out" and message["to"] in self.people
         }
         # Most answer within two days; the last ones on Friday.
@@ -226,9 +228,10 @@ class History:
 
     def _messages(self) -> list[dict[str, Any]]:
         """What arrived in the mailbox since the last look."""
-        found = list(self.customer.messages(self.read_until))
+        found = [one for one in self.customer.messages(self.read_until) if one["id"] not in self.read]
         if found:
             self.read_until = max(message["at"] for message in found)
+            self.read = {message["id"] for message in found}
         return found
 
     def _as(self, who: str) -> Client:

@@ -236,7 +236,7 @@ def _differences(run: Run, client: Client, expected: Counter[str]) -> Iterator[s
         yield from _compare(f"reporting: {name}", expected[name], nps[name])
     funnel = client.api("GET", f"/reporting/api/funnel?program={run.program_id}")
     stages = {stage["stage"]: stage["count"] for stage in funnel["stages"]}
-    for stage, name in (("asked", "asked"), ("answered", "answered"), ("task", "tasks")):
+    for stage, name in (("asked", "asked"), ("answered", "answered"), ("tasked", "tasks")):
         yield from _compare(f"reporting: {stage}", expected[name], stages.get(stage, 0))
 
 
