@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from services.followup.notice_words import day, fill, language_of, sms, words
 
-_DARK, _LIGHT = "#000000", "#ffffff"
+_DARK, _LIGHT, _INK = "#000000", "#ffffff", "#1d2433"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def write(
         "subject": subject,
         "hello": fill(known["hello_name"], name=name) if name else known["hello"],
         "lead": lead,
-        "quote": content.quote,
+        "quote": fill(known["quote"], quote=content.quote) if content.quote else "",
         "change": {
             "title": content.title,
             "was_wrong": content.was_wrong,
@@ -73,12 +73,15 @@ def write(
         "company": company,
         "colour": colour,
         "on_colour": text_on(colour),
+        # The company's colour for words only where they stand out from white.
+        "name_colour": colour if text_on(colour) == _LIGHT else _INK,
         "why": fill(known["why"], company=company["name"]),
         "links": {
             "yes": _with(links["trail"], f"n={content.notice_id}&helped=yes"),
             "no": _with(links["trail"], f"n={content.notice_id}&helped=no"),
             "trail": links["trail"],
             "preferences": links["preferences"],
+            "unsubscribe": links["unsubscribe"],
         },
     }
     return Written(

@@ -19,10 +19,13 @@ from shared.roles import Loop, RoleContext, every
 
 log = structlog.get_logger("hearback.notices")
 
-# What survey wants to hear. A refusal was survey's own word; "returned" did not leave and will ask again.
-_RESULTS = {"handed": "handed", "failed": "failed", "uncertain": "uncertain", "returned": "later"}
+# Survey has closed the permit, though nothing was handed over: its answer got lost, and a minute passed.
 _SETTLED = "settled"
-_TELL_AT_ONCE = 200
+# A permit without a trail link: survey has no such answer (any more).
+_NO_ANSWER = "no_invitation"
+_TELL_AT_ONCE = 100
+# So long survey is left alone when it did not answer.
+_PAUSE_SECONDS = 1.0
 
 
 def sender_loop(context: RoleContext) -> Loop:
@@ -34,14 +37,15 @@ class NoticeSender:
     """One sender of notices; several may run.
 
     Survey is told of every hand-over at once. What it could not be told is kept in `permit_result` and
-    told before the next permits are asked for, so survey never sees a second request for a message
-    whose first permit it still believes to be out.
+    told before the next permits are asked for; a message about which something is still to be told gets
+    no new permit. So a late word on an earlier permit never hits a later one of the same message.
     """
 
     def __init__(self, context: RoleContext) -> None:
         self.context = context
         self.survey = SurveyPermits(context.settings, context.clock)
         self._channels: dict[str, str] = {}
+        self._pause_until = float("-inf")
         self._sender = Sender(
             db=context.db,
             clock=context.clock,
@@ -56,17 +60,33 @@ class NoticeSender:
 
     def step(self) -> bool:
         """One batch; returns whether there may be more to do at once."""
+        if self.context.clock.monotonic() < self._pause_until:
+            return False
         more = self._sender.step()
         if not more:
             self._tell_left_over()
         return more
 
     def _permits(self, batch: Sequence[Delivery]) -> Permits:
+        try:
+            return self._ask(batch)
+        except Unavailable:
+            self._pause_until = self.context.clock.monotonic() + _PAUSE_SECONDS
+            raise
+
+    def _ask(self, batch: Sequence[Delivery]) -> Permits:
         self._channels.clear()
         self._tell_waiting()
         with self.context.db.transaction() as tx:
             rows = {row["delivery_id"]: row for row in _contents(tx, [one.id for one in batch])}
             settings = company.settings(tx)
+            open_ends = {
+                row["delivery_id"]
+                for row in tx.all(
+                    "SELECT delivery_id FROM permit_result WHERE delivery_id = ANY(%s::uuid[])",
+                    ([one.id for one in batch],),
+                )
+            }
         stale = {one.id: _stale(rows.get(one.id)) for one in batch}
         refused = {delivery: reason for delivery, reason in stale.items() if reason}
         requests = [
@@ -80,9 +100,11 @@ class NoticeSender:
             }
             for one in batch
             # Without its answer (replicas are being filled again) a notice waits a little.
-            if one.id not in refused and rows[one.id]["answer_state"] is not None
+            if one.id not in refused and one.id not in open_ends and rows[one.id]["answer_state"] is not None
         ]
-        granted, no = self.survey.take(requests) if requests else ({}, {})
+        permits, no = self.survey.take(requests) if requests else ({}, {})
+        granted = {delivery: permit for delivery, permit in permits.items() if "trail" in permit["links"]}
+        refused |= dict.fromkeys(permits.keys() - granted.keys(), _NO_ANSWER)
         self._channels.update({delivery: permit["channel"] for delivery, permit in granted.items()})
         return Permits(
             {
@@ -160,50 +182,39 @@ class NoticeSender:
             log.warning("notices.not_settled", error=error.message)
 
     def _tell_left_over(self) -> None:
-        with self.context.db.transaction() as tx:
-            waits = tx.one("SELECT 1 FROM permit_result LIMIT 1")
-        if waits:
-            try:
-                self._tell_waiting()
-            except Unavailable as error:
-                log.warning("notices.not_settled", error=error.message)
+        try:
+            self._tell_waiting()
+        except Unavailable as error:
+            log.warning("notices.not_settled", error=error.message)
 
     def _tell_waiting(self, only: list[str] | None = None) -> None:
-        """Tells survey what it has not been told yet, oldest first. Raises `Unavailable`."""
+        """Tells survey what it has not been told yet, oldest first. Raises `Unavailable`.
+
+        The rows stay locked while survey is told, so that two senders do not tell the same at different
+        times; survey is one of us and answers within seconds, or not at all.
+        """
         while only is None or only:
             with self.context.db.transaction() as tx:
                 rows = tx.all(
-                    "SELECT delivery_id, result, provider_id, reason, at FROM permit_result"
+                    "SELECT delivery_id AS id, result, provider_id, reason FROM permit_result"
                     " WHERE %(only)s::uuid[] IS NULL OR delivery_id = ANY(%(only)s::uuid[])"
-                    " ORDER BY at, delivery_id LIMIT %(limit)s",
+                    " ORDER BY at, delivery_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED",
                     {"only": only, "limit": _TELL_AT_ONCE},
                 )
-            if not rows:
-                return
-            self.survey.settle(
-                [
-                    {
-                        "id": row["delivery_id"],
-                        "result": row["result"],
-                        "provider_id": row["provider_id"],
-                        "reason": row["reason"],
-                    }
-                    for row in rows
-                ]
-            )
-            with self.context.db.transaction() as tx:
-                tx.values(
-                    "DELETE FROM permit_result p USING (VALUES %s) AS told (id, at)"
-                    " WHERE p.delivery_id = told.id AND p.at = told.at",
-                    [(row["delivery_id"], row["at"]) for row in rows],
-                    template="(%s::uuid, %s::timestamptz)",
+                if not rows:
+                    return
+                self.survey.settle(rows)
+                tx.execute(
+                    "DELETE FROM permit_result WHERE delivery_id = ANY(%s::uuid[])",
+                    ([row["id"] for row in rows],),
                 )
 
 
 def _result(outcome: Outcome) -> str | None:
-    if outcome.result == "refused":
-        return "failed" if outcome.reason == _SETTLED else None
-    return _RESULTS[outcome.result]
+    """What survey is to be told; None when it has no permit out, because it refused one or was not asked."""
+    if outcome.result != "refused":
+        return outcome.result
+    return "returned" if outcome.reason in (_SETTLED, _NO_ANSWER) else None
 
 
 def _contents(tx: Tx, delivery_ids: list[str]) -> list[Row]:

@@ -97,8 +97,8 @@ class SurveyStandIn:
 
     def _settle(self, result: dict[str, Any]) -> None:
         self.settled.append(result)
-        new = {"handed": "handed", "failed": "failed", "uncertain": "uncertain", "later": "failed"}
-        if result["id"] in self.permits:
+        new = {"handed": "handed", "failed": "failed", "uncertain": "uncertain", "returned": "failed"}
+        if self.permits.get(result["id"]) in ("claimed", "uncertain"):
             self.permits[result["id"]] = new[result["result"]]
 
     def _send(self, headers: Any, body: dict[str, Any]) -> tuple[int, Any]:

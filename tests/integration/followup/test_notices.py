@@ -232,7 +232,7 @@ def test_a_permit_whose_answer_was_lost_is_asked_for_again(sending: Sending) -> 
     sending.later(seconds=6)
 
     assert len(sending.survey.messages) == 1
-    assert sending.survey.settled[0]["result"] == "later"
+    assert sending.survey.settled[0]["result"] == "returned"
     assert sending.notice()["state"] == "sent"
 
 

@@ -251,7 +251,7 @@ CREATE INDEX notice_queued ON notice (created_at) WHERE state = 'queued';
 -- How hand-overs ended that survey has not been told yet: it gave the permits and wants them settled.
 CREATE TABLE permit_result (
     delivery_id uuid PRIMARY KEY,
-    result text NOT NULL,                       -- 'handed' | 'failed' | 'uncertain' | 'later'
+    result text NOT NULL,                       -- 'handed' | 'failed' | 'uncertain' | 'returned'
     provider_id text,
     reason text,
     at timestamptz NOT NULL
