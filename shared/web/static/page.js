@@ -61,11 +61,19 @@ window.addEventListener("pageshow", () => {
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });
 
-// Drafts: <textarea data-draft="task-123"> keeps what was typed until its form is sent.
+// Drafts: <textarea data-draft="task-123"> keeps what was typed until its form has arrived. Whether it has
+// is known on the next page: not when that is an error, or a login that came in between.
 const PREFIX = "hearback-draft:";
-for (const area of document.querySelectorAll("textarea[data-draft]")) {
-  const key = PREFIX + area.dataset.draft;
-  try {
+const SENT = "hearback-draft-sent";
+try {
+  const status = performance.getEntriesByType("navigation")[0]?.responseStatus ?? 200;
+  const sent = sessionStorage.getItem(SENT);
+  sessionStorage.removeItem(SENT);
+  if (sent && status < 400 && location.pathname !== "/followup/login") {
+    for (const key of JSON.parse(sent)) localStorage.removeItem(key);
+  }
+  for (const area of document.querySelectorAll("textarea[data-draft]")) {
+    const key = PREFIX + area.dataset.draft;
     const kept = localStorage.getItem(key);
     if (kept && !area.value) {
       area.value = kept;
@@ -78,12 +86,14 @@ for (const area of document.querySelectorAll("textarea[data-draft]")) {
       if (area.value) localStorage.setItem(key, area.value);
       else localStorage.removeItem(key);
     });
-    area.form?.addEventListener("submit", (event) => {
-      if (!event.defaultPrevented) localStorage.removeItem(key);
-    });
-  } catch {
-    // Storage is switched off: drafts are then not kept.
   }
+  document.addEventListener("submit", (event) => {
+    if (event.defaultPrevented) return;
+    const keys = [...event.target.querySelectorAll("textarea[data-draft]")].map((area) => PREFIX + area.dataset.draft);
+    if (keys.length) sessionStorage.setItem(SENT, JSON.stringify(keys));
+  });
+} catch {
+  // Storage is switched off: drafts are then not kept.
 }
 for (const element of document.querySelectorAll("form[action$='/logout']")) {
   element.addEventListener("submit", () => {
