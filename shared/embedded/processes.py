@@ -30,15 +30,13 @@ def pid_file(home: Path, name: str) -> Iterator[None]:
 
 
 def read_pid_file(path: Path) -> psutil.Process | None:
-    """The process that wrote `path`, or None when it is gone, its number belonging to another one now."""
+    """The process that wrote `path` by `pid_file`, or None when it is gone, its number another's now."""
     try:
-        words = path.read_text().split()
-        process = psutil.Process(int(words[0]))
-        # supervisord and PostgreSQL note the number only.
-        if len(words) > 1 and abs(process.create_time() - float(words[1])) > 1:
-            return None
-        return process if process.status() != psutil.STATUS_ZOMBIE else None
-    except (OSError, ValueError, IndexError, psutil.Error):
+        number, began = path.read_text().split()
+        process = psutil.Process(int(number))
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        return process if alive and abs(process.create_time() - float(began)) < 1 else None
+    except (OSError, ValueError, psutil.Error):
         return None
 
 
@@ -50,9 +48,10 @@ def noted(home: Path) -> list[psutil.Process]:
 
 def supervisord(home: Path) -> psutil.Process | None:
     """The live supervisord of this folder, whether it answers or not."""
-    process = read_pid_file(home / "run" / "supervisord.pid")
-    with contextlib.suppress(psutil.Error):
-        if process is not None and str(home / "run") in " ".join(process.cmdline()):
+    # It notes its number only; its command line names our configuration.
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        process = psutil.Process(int((home / "run" / "supervisord.pid").read_text()))
+        if str(home / "run" / "supervisord.conf") in process.cmdline():
             return process
     return None
 

@@ -46,7 +46,9 @@ def serve(services: Sequence[str], *, name: str = "web") -> None:
             respawn_interval=0.5,
             workers_kill_timeout=20,
             log_access=False,
-            log_dictconfig={"version": 1, "disable_existing_loggers": False},
+            websockets=False,
+            # Its lines go the way of all others.
+            log_dictconfig={"loggers": {"_granian": {"handlers": [], "propagate": True}}},
         ).serve()
 
 

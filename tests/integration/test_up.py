@@ -20,6 +20,11 @@ from tests.support.machine import Machine
 PROGRAMS = {"postgres", "survey-worker", "followup-worker", "reporting-worker", "web"}
 
 
+def seconds(quiet: float) -> float:
+    """How long something may take that takes `quiet` seconds while nothing else wants the processors."""
+    return quiet * max(1.0, 3 * os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 @pytest.fixture(scope="module")
 def first_words() -> dict[str, str]:
     return {}
@@ -83,7 +88,7 @@ def test_doctor_finds_nothing_wrong_and_status_agrees(up: Machine) -> None:
 def test_a_second_start_is_quick_and_tells_no_password(up: Machine) -> None:
     began = time.monotonic()
     said = up.up()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < seconds(5)
     assert "password" not in said and up.url in said
 
 
@@ -95,8 +100,7 @@ def test_down_leaves_nothing_behind_and_a_start_after_it_is_quick(up: Machine) -
     assert up.run("status").returncode == 1 and up.run("doctor").returncode == 1
     began = time.monotonic()
     said = up.up()
-    # On a quiet machine 4 s; other tests may run beside this one.
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < seconds(5)
     assert "password" not in said
 
 
