@@ -54,7 +54,8 @@ def list_(as_json: bool) -> None:
     """List everybody with a login."""
     with _transaction() as (tx, _):
         rows = [
-            {name: row[name] for name in ("id", "email", "name", "role", "disabled")} for row in people.people(tx)
+            {name: row[name] for name in ("id", "email", "name", "role", "disabled")}
+            for row in people.people(tx)
         ]
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False))
@@ -69,7 +70,12 @@ def apikey_group() -> None:
 
 @apikey_group.command("create")
 @click.option(
-    "--scope", "scopes", multiple=True, required=True, type=click.Choice(list(SCOPES)), help="May be repeated."
+    "--scope",
+    "scopes",
+    multiple=True,
+    required=True,
+    type=click.Choice(list(SCOPES)),
+    help="May be repeated.",
 )
 @click.option("--name", default="made on the command line", show_default=True, help="What it is for.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

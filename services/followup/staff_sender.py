@@ -1,4 +1,4 @@
-"""Sends mails to staff: whether they are still worth sending, and what they say, is decided when they leave."""
+"""Sends mails to staff: whether they are still news, and what they say, is decided when they leave."""
 
 from __future__ import annotations
 
@@ -86,10 +86,15 @@ class StaffMails:
         def when(at: datetime) -> str:
             return near(at.astimezone(zone), now.astimezone(zone))
 
+        def by(at: datetime) -> str:
+            words = when(at)
+            return words if words.startswith("in ") else f"by {words}"
+
         values = {
             **leave.data,
             "name": name,
             "when": when,
+            "by": by,
             "url": self.context.settings.public_url,
         }
         subject, _, text = self._words.get_template(f"{kind}.txt").render(values).partition("\n")

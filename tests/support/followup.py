@@ -1,4 +1,4 @@
-"""Followup in tests: its app over HTTP, logged-in browsers, and events from survey as its consumer gets them."""
+"""Followup in tests: its app over HTTP, logged-in browsers, and events as its consumer gets them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ class Browser:
     def get(self, path: str, **kwargs: Any) -> TestResponse:
         return self.client.get(path, headers={"Accept": "text/html"}, **kwargs)
 
-    def post(self, path: str, data: dict[str, Any] | None = None, *, form_on: str | None = None) -> TestResponse:
+    def post(
+        self, path: str, data: dict[str, Any] | None = None, *, form_on: str | None = None
+    ) -> TestResponse:
         """Posts a form with the token that the page `form_on` carries (any page of one's own has one)."""
         page = self.get(form_on or "/followup/password")
         found = _CSRF.search(page.text)
@@ -191,12 +193,19 @@ class Followup:
             "test": False,
         } | more
         if type_ == "response.excluded":
-            data |= {"excluded": data["state"] == "excluded", "reason": "a test", "by": "Lea", "at": self._at()}
+            data |= {
+                "excluded": data["state"] == "excluded",
+                "reason": "a test",
+                "by": "Lea",
+                "at": self._at(),
+            }
         known = self.versions.get(response_id, 0)
         type_ = type_ or ("response.revised" if known else "response.recorded")
         return self._event(type_, "responses", customer_id, data, response_id, replay=replay, version=version)
 
-    def unconfirmed(self, customer_id: str, score: int, invitation_id: str, account: dict[str, Any] | None = None) -> Event:
+    def unconfirmed(
+        self, customer_id: str, score: int, invitation_id: str, account: dict[str, Any] | None = None
+    ) -> Event:
         data = {
             "invitation_id": invitation_id,
             "customer_id": customer_id,
@@ -253,7 +262,9 @@ class Followup:
         )
 
 
-def account(name: str = "Globex", manager: str | None = None, version: int = 1, **more: Any) -> dict[str, Any]:
+def account(
+    name: str = "Globex", manager: str | None = None, version: int = 1, **more: Any
+) -> dict[str, Any]:
     """An account block, its id made from its name."""
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, name)),

@@ -122,7 +122,10 @@ class _Write(Schema):
 
 def _words(description: str) -> fields.String:
     return fields.String(
-        load_default=None, allow_none=True, validate=Length(max=LONGEST_NOTE), metadata={"description": description}
+        load_default=None,
+        allow_none=True,
+        validate=Length(max=LONGEST_NOTE),
+        metadata={"description": description},
     )
 
 
@@ -194,7 +197,17 @@ _SAME = (
 
 def answer_json(row: Row) -> dict[str, Any]:
     """An answer as the API says it."""
-    names = ("customer_id", "customer_name", "phone", "email", "score", "comment", "callback", "state", "touchpoint")
+    names = (
+        "customer_id",
+        "customer_name",
+        "phone",
+        "email",
+        "score",
+        "comment",
+        "callback",
+        "state",
+        "touchpoint",
+    )
     return {"response_id": row["id"], "answered_at": plain(row["answered_at"]), **{n: row[n] for n in names}}
 
 

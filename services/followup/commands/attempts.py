@@ -56,7 +56,9 @@ def record(
     """
     note = _text(note)
     if channel not in CHANNELS:
-        raise Invalid("The attempt was not recorded.", fields={"channel": f"Choose one of {', '.join(CHANNELS)}."})
+        raise Invalid(
+            "The attempt was not recorded.", fields={"channel": f"Choose one of {', '.join(CHANNELS)}."}
+        )
     row = tasks.lock(tx, task_id, by, version)
     tasks.require_open(row)
     again = None if reached else tasks.due(tx, tx.now)

@@ -48,7 +48,9 @@ def disable(tx: Tx, key_id: str) -> None:
         raise NotFound("There is no such key.")
     if row["disabled"]:
         return
-    row = tx.one("UPDATE apikey SET disabled = true, version = version + 1 WHERE id = %s RETURNING *", (key_id,))
+    row = tx.one(
+        "UPDATE apikey SET disabled = true, version = version + 1 WHERE id = %s RETURNING *", (key_id,)
+    )
     assert row is not None  # noqa: S101 - for the type checker
     publish(tx, row)
 

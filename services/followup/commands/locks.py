@@ -1,4 +1,4 @@
-"""The order in which rows are locked: accounts, then customers, then tasks, each sorted; stubs are made to be locked."""
+"""The order in which rows are locked: accounts, customers, tasks, each sorted; unknown ones become stubs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Subject:
 
 
 def lock(tx: Tx, accounts: Iterable[str], customers: Iterable[str]) -> None:
-    """Locks these rows until the transaction ends; unknown ones become stubs. Erased customers stay erased."""
+    """Locks these rows until the transaction ends; unknown ones become stubs, erased customers do not."""
     ids = sorted(set(accounts))
     if ids:
         tx.execute(

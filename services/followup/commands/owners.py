@@ -1,4 +1,4 @@
-"""Who owns a task: its account's manager, a deputy, the fallback owner or nobody, now and when that changes."""
+"""Who owns a task: its account's manager, a deputy, the fallback owner or nobody; now and later on."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def manager_changed(tx: Tx, account_id: str, before: str | None) -> None:
     was = owners.of(before)
     for row in _open(
         tx,
-        "t.account_id = %(account)s AND t.first_contact_at IS NULL AND t.owner_id IS NOT DISTINCT FROM %(was)s",
+        """t.account_id = %(account)s AND t.first_contact_at IS NULL
+           AND t.owner_id IS NOT DISTINCT FROM %(was)s""",
         {"account": account_id, "was": was.id if was else None},
     ):
         found = owners.of(row["manager_email"])

@@ -1,4 +1,4 @@
-"""Due work: a reminder before a call is due, escalation when it is overdue, deputies when somebody is away."""
+"""Due work: a reminder before a call is due, escalation when it is overdue, deputies for who is away."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BATCH = 50
 
 
 def remind(tx: Tx) -> bool:
-    """Claims tasks whose reminder is due and queues one mail to each owner; returns whether there may be more.
+    """Claims tasks whose reminder is due and queues one mail to each owner; whether there may be more.
 
     The claim is the column going to null under the row's lock: several clocks, a restart or a stepped
     clock remind once.
@@ -37,7 +37,7 @@ def remind(tx: Tx) -> bool:
 
 
 def escalate(tx: Tx) -> bool:
-    """Claims overdue tasks not escalated since their call was due, tells owner and leads; whether there may be more."""
+    """Claims overdue tasks, once per missed call, and tells owner and leads; whether there may be more."""
     rows = tx.all(
         """SELECT * FROM task WHERE state = 'open' AND call_by < %s
               AND (escalated_at IS NULL OR escalated_at < call_by)

@@ -35,7 +35,8 @@ def store_program(tx: Tx, program_id: str, version: int, data: Mapping[str, Any]
     """Keeps a newer program."""
     tx.execute(
         """INSERT INTO program (id, version, name, data) VALUES (%s, %s, %s, %s)
-           ON CONFLICT (id) DO UPDATE SET version = excluded.version, name = excluded.name, data = excluded.data
+           ON CONFLICT (id) DO UPDATE SET version = excluded.version, name = excluded.name,
+               data = excluded.data
            WHERE program.version < excluded.version""",
         (program_id, version, data["name"], Json(dict(data))),
     )
@@ -55,8 +56,9 @@ def store_account(tx: Tx, account: Mapping[str, Any] | None) -> tuple[str, str |
     tx.execute(
         """INSERT INTO account (id, version, name, tier, annual_value, manager_email)
            VALUES (%(id)s, %(version)s, %(name)s, %(tier)s, %(annual_value)s, %(manager)s)
-           ON CONFLICT (id) DO UPDATE SET version = excluded.version, name = excluded.name, tier = excluded.tier,
-               annual_value = excluded.annual_value, manager_email = excluded.manager_email
+           ON CONFLICT (id) DO UPDATE SET version = excluded.version, name = excluded.name,
+               tier = excluded.tier, annual_value = excluded.annual_value,
+               manager_email = excluded.manager_email
            WHERE account.version < excluded.version""",
         {**account, "manager": manager},
     )
@@ -95,11 +97,12 @@ def store_response(tx: Tx, version: int, data: Mapping[str, Any]) -> tuple[Answe
     if before and before["version"] >= version:
         return None
     row = tx.one(
-        """INSERT INTO response (id, version, customer_id, account_id, invitation_id, program_name, touchpoint,
-                                 channel, score, band, comment, callback, answered_at, state, data)
+        """INSERT INTO response (id, version, customer_id, account_id, invitation_id, program_name,
+                                 touchpoint, channel, score, band, comment, callback, answered_at, state,
+                                 data)
            VALUES (%(response_id)s, %(version)s, %(customer_id)s, %(account_id)s, %(invitation_id)s,
-                   %(program_name)s, %(touchpoint)s, %(channel)s, %(score)s, %(band)s, %(comment)s, %(callback)s,
-                   %(answered_at)s, %(state)s, %(data)s)
+                   %(program_name)s, %(touchpoint)s, %(channel)s, %(score)s, %(band)s, %(comment)s,
+                   %(callback)s, %(answered_at)s, %(state)s, %(data)s)
            ON CONFLICT (id) DO UPDATE SET version = excluded.version, score = excluded.score,
                band = excluded.band, comment = excluded.comment, callback = excluded.callback,
                state = excluded.state, program_name = excluded.program_name,
@@ -148,8 +151,8 @@ def store_unconfirmed(
     tx.execute(
         """INSERT INTO unconfirmed (invitation_id, kind, customer_id, account_id, manager_email, program_name,
                                     touchpoint, score, at)
-           SELECT %(invitation)s, %(kind)s, %(customer)s, %(account)s, %(manager)s, %(program)s, %(touchpoint)s,
-                  %(score)s, %(at)s
+           SELECT %(invitation)s, %(kind)s, %(customer)s, %(account)s, %(manager)s, %(program)s,
+                  %(touchpoint)s, %(score)s, %(at)s
            WHERE %(kind)s = 'quarantined' OR NOT EXISTS (
                SELECT 1 FROM response WHERE invitation_id = %(invitation)s)
            ON CONFLICT (invitation_id) DO UPDATE SET kind = excluded.kind, score = excluded.score""",

@@ -106,7 +106,11 @@ def reopen(tx: Tx, by: By, task_id: str, *, why: str | None = None, version: int
     Raises `Conflict` when its account has another open task by now.
     """
     why = _text(why, "why")
-    seen = tx.one("SELECT account_id, customer_id FROM task WHERE id = %s", (task_id,)) if is_id(task_id) else None
+    seen = (
+        tx.one("SELECT account_id, customer_id FROM task WHERE id = %s", (task_id,))
+        if is_id(task_id)
+        else None
+    )
     if seen is None:
         raise NotFound(tasks.GONE)
     subject = Subject(seen["account_id"], seen["customer_id"])
@@ -117,7 +121,9 @@ def reopen(tx: Tx, by: By, task_id: str, *, why: str | None = None, version: int
     if row["withdrawn_reason"] == "erased":
         raise Conflict("The customer's data was erased, so there is nobody to call any more.")
     if tasks.open_of(tx, subject):
-        raise Conflict("There is another open task for this customer. Work on that one.", slug="other-open-task")
+        raise Conflict(
+            "There is another open task for this customer. Work on that one.", slug="other-open-task"
+        )
     due = tasks.due(tx, tx.now)
     owner_id = row["owner_id"]
     if owner_id and not tx.value(
@@ -165,7 +171,9 @@ def _theme(tx: Tx, theme_id: str | None, name: str | None) -> Row | None:
         return row
     name = " ".join((name or "").split())
     if not name:
-        raise Invalid("A theme is missing.", fields={"theme": "Say what caused it: choose a theme or name a new one."})
+        raise Invalid(
+            "A theme is missing.", fields={"theme": "Say what caused it: choose a theme or name a new one."}
+        )
     row = tx.one("SELECT id, name, retired_at FROM theme WHERE name_key = %s", (name.casefold(),))
     if row is None or row["retired_at"]:
         return themes.add(tx, name)

@@ -1,4 +1,4 @@
-"""Staff: adding, changing and disabling them, their passwords and absences; one enabled admin always remains."""
+"""Staff: adding, changing and disabling them, passwords and absences; one enabled admin always remains."""
 
 from __future__ import annotations
 
@@ -86,12 +86,10 @@ def enable(tx: Tx, staff_id: str) -> Row:
 
 def reset_password(tx: Tx, key: bytes, staff_id: str) -> str:
     """A new one-time password, shown once by the caller and mailed; ends their sessions."""
-    row = _lock(tx, staff_id)
+    _lock(tx, staff_id)
     nonce = tx.ids.token()
     password = passwords.one_time_of(key, nonce)
-    _update(
-        tx, staff_id, new_epoch=True, password_hash=passwords.hashed(password), must_change_password=True
-    )
+    _update(tx, staff_id, new_epoch=True, password_hash=passwords.hashed(password), must_change_password=True)
     staff_mail.queue(tx, "reset", staff_id, staff_id, {"nonce": nonce})
     return password
 

@@ -1,4 +1,4 @@
-"""Mails to staff: queued with what they are about, written when they are sent, so that they never tell old news."""
+"""Mails to staff: queued with what they are about, written when they leave, so that they tell no old news."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from shared.db import Row, Tx
 _NAMESPACE = uuid.UUID("5b0a3f5e-6f55-5d0c-8d0f-0f7f3c0c9b51")
 
 
-def queue(tx: Tx, template: str, ref_id: str, staff_id: str, data: dict[str, Any], *, once: str | None = None) -> None:
+def queue(
+    tx: Tx, template: str, ref_id: str, staff_id: str, data: dict[str, Any], *, once: str | None = None
+) -> None:
     """Queues a mail to a staff member. `once` names what it is about: the same again is not queued again."""
     delivery_id = str(uuid.uuid5(_NAMESPACE, f"{template}|{staff_id}|{once}")) if once else tx.ids.new()
     tx.execute(

@@ -27,11 +27,13 @@ class ChangedMeanwhile(Conflict):
     slug = "changed-meanwhile"
 
 
-def insert(tx: Tx, subject: Subject, *, owner_id: str | None, lowest_score: int, due: Promise, **flags: bool) -> Row:
+def insert(
+    tx: Tx, subject: Subject, *, owner_id: str | None, lowest_score: int, due: Promise, **flags: bool
+) -> Row:
     """A new open task; the caller holds the subject's lock and has seen that there is none."""
     row = tx.one(
-        """INSERT INTO task (id, version, account_id, customer_id, state, owner_id, opened_at, due_at, call_by,
-                             remind_at, dont_call, call_please, lowest_score, changed_at)
+        """INSERT INTO task (id, version, account_id, customer_id, state, owner_id, opened_at, due_at,
+                             call_by, remind_at, dont_call, call_please, lowest_score, changed_at)
            VALUES (%s, 0, %s, %s, 'open', %s, %s, %s, %s, %s, %s, %s, %s, %s) RETURNING *""",
         (
             tx.ids.new(),
@@ -96,7 +98,7 @@ def require_open(row: Row) -> None:
 
 
 def save(tx: Tx, task_id: str, event: str, **columns: Any) -> Row:
-    """Writes columns, counts the version up and publishes the full state; the caller holds the task's lock."""
+    """Writes columns, counts the version up and publishes the full state; the caller holds the lock."""
     sets = "".join(f", {name} = %({name})s" for name in columns)
     row = tx.one(
         f"UPDATE task SET version = version + 1, changed_at = %(now)s {sets} WHERE id = %(id)s RETURNING *",  # noqa: S608
@@ -121,7 +123,8 @@ def entry(
 ) -> None:
     """Writes one line of a task's history."""
     tx.execute(
-        """INSERT INTO task_entry (id, task_id, kind, at, by, by_name, channel, reached, text, customer_id, data)
+        """INSERT INTO task_entry (id, task_id, kind, at, by, by_name, channel, reached, text,
+                                   customer_id, data)
            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
         (
             tx.ids.new(),
@@ -184,7 +187,8 @@ def event_of(tx: Tx, row: Row) -> dict[str, Any]:
     """The data of every `task.…` event."""
     more = tx.one(
         """SELECT s.name AS owner_name, s.email AS owner_email, th.name AS theme,
-                  array(SELECT response_id::text FROM task_response WHERE task_id = t.id ORDER BY 1) AS responses,
+                  array(SELECT response_id::text FROM task_response WHERE task_id = t.id ORDER BY 1)
+                      AS responses,
                   array(SELECT DISTINCT customer_id::text FROM task_response WHERE task_id = t.id ORDER BY 1)
                       AS customers
            FROM task t LEFT JOIN staff s ON s.id = t.owner_id LEFT JOIN theme th ON th.id = t.theme_id

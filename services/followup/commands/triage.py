@@ -55,7 +55,8 @@ def customer_erased(tx: Tx, customer_id: str) -> None:
         {"id": customer_id},
     ):
         others = tx.all(
-            "SELECT DISTINCT customer_id FROM task_response WHERE task_id = %s AND customer_id <> %s ORDER BY 1",
+            """SELECT DISTINCT customer_id FROM task_response WHERE task_id = %s AND customer_id <> %s
+               ORDER BY 1""",
             (task["id"], customer_id),
         )
         if not others:
@@ -243,7 +244,7 @@ def _call_again(tx: Tx, task: Row, now: Answer) -> dict[str, Any]:
 
 
 def _answers(tx: Tx, task_id: str) -> list[Answer] | None:
-    """The answers behind a task; None when some are not there (a replica being filled): judge nothing then."""
+    """The answers behind a task; None when some are not there (a replica is being filled): judge nothing."""
     rows = tx.all(
         """SELECT r.*, tr.response_id FROM task_response tr LEFT JOIN response r ON r.id = tr.response_id
            WHERE tr.task_id = %s""",

@@ -105,7 +105,7 @@ class Promise:
 
 
 def promise(hours: BusinessHours, start: datetime, first_contact_hours: float) -> Promise:
-    """What `first_contact_hours` of business time from `start` come to; the reminder at three quarters of them."""
+    """What `first_contact_hours` of business time from `start` come to; the reminder at three quarters."""
     work = timedelta(hours=first_contact_hours)
     return Promise(due_at=hours.add(start, work), remind_at=hours.add(start, work * 3 / 4))
 

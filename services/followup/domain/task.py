@@ -18,7 +18,7 @@ LONGEST_NOTE = 4000
 
 
 def stage(state: str, call_by: datetime | None, reached: bool, now: datetime) -> str:
-    """Where a task stands: closed, overdue, waiting (somebody must call) or talking (reached, not resolved)."""
+    """Where a task stands: closed, overdue, waiting (for a call) or talking (reached, not resolved)."""
     if state != "open":
         return "closed"
     if call_by is None:

@@ -65,7 +65,9 @@ class Wishes:
 
 def wishes(answers: Iterable[Answer]) -> Wishes:
     """The flags of a task: for each customer the last wish they expressed holds, silence changes none."""
-    counted = sorted((a for a in answers if a.state == "counted"), key=lambda a: (a.answered_at, a.response_id))
+    counted = sorted(
+        (a for a in answers if a.state == "counted"), key=lambda a: (a.answered_at, a.response_id)
+    )
     last: dict[str, Callback] = {}
     for answer in counted:
         if answer.callback is not None:

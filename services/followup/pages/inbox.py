@@ -98,6 +98,7 @@ def listing(tx: Any, view: View) -> dict[str, Any]:
     tabs.append(("Perhaps unhappy", unhappy, "/followup/inbox?view=unhappy", view.name == "unhappy"))
     tabs.append(("Closed", None, "/followup/inbox?view=closed", view.name == "closed"))
     owner = staff.person(tx, view.owner) if view.owner else None
+    cursor = Cursor.encode(*tasks.position(found[-1], view.name)) if more else None
     return {
         "cards": found,
         "counts": counts,
@@ -105,9 +106,7 @@ def listing(tx: Any, view: View) -> dict[str, Any]:
         "tabs": tabs,
         "view": view,
         "owner": owner,
-        "next_url": f"/followup/inbox{view.query(cursor=Cursor.encode(*tasks.position(found[-1], view.name)))}"
-        if more
-        else None,
+        "next_url": f"/followup/inbox{view.query(cursor=cursor)}" if cursor else None,
     }
 
 

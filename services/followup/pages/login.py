@@ -130,7 +130,9 @@ def read_absence(form: dict[str, str]) -> dict[str, Any]:
 
 
 def _form(where: str, name: str = "", problem: str | None = None, status: int = 200) -> Any:
-    page = render_template("followup/login.html", next=where, login=name, problem=problem)
+    with service().db.transaction() as tx:
+        first = people.is_first_login(tx)
+    page = render_template("followup/login.html", next=where, login=name, problem=problem, first=first)
     return make_response(page, status)
 
 

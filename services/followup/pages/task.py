@@ -1,4 +1,4 @@
-"""One task: the customer's words, the person, the history; and everything an account manager does about it."""
+"""One task: the customer's words, the person, the history, and all an account manager does about it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def attempt(task_id: Any) -> Any:
 
     def act(tx: Tx) -> Row:
         if reached not in ("yes", "no"):
-            raise Invalid("The attempt was not recorded.", fields={"reached": "Say whether you reached them."})
+            raise Invalid(
+                "The attempt was not recorded.", fields={"reached": "Say whether you reached them."}
+            )
         return attempts.record(
             tx,
             by(),

@@ -36,14 +36,21 @@ def person(tx: Tx, staff_id: str) -> Row:
 def owners(tx: Tx) -> list[Row]:
     """Who can be given a task: id, name, and whether they are away on the company's `today`."""
     return tx.all(
-        "SELECT id, name, absent_from, absent_until FROM staff WHERE NOT disabled AND role <> 'viewer' ORDER BY lower(name), id"
+        """SELECT id, name, absent_from, absent_until FROM staff WHERE NOT disabled AND role <> 'viewer'
+           ORDER BY lower(name), id"""
     )
+
+
+def is_first_login(tx: Tx) -> bool:
+    """Whether the first administrator has not said yet who they are."""
+    return tx.value("SELECT 1 FROM staff WHERE email = 'admin'") is not None
 
 
 def unknown_managers(tx: Tx) -> list[Row]:
     """Account managers without a login, with how many open tasks wait for them; the most waited-for first."""
     return tx.all(
-        """SELECT a.manager_email AS email, count(*) AS tasks FROM task t JOIN account a ON a.id = t.account_id
+        """SELECT a.manager_email AS email, count(*) AS tasks
+           FROM task t JOIN account a ON a.id = t.account_id
            WHERE t.state = 'open' AND a.manager_email IS NOT NULL
              AND NOT EXISTS (SELECT 1 FROM staff s WHERE s.email = a.manager_email AND NOT s.disabled)
            GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 20"""
@@ -54,5 +61,6 @@ def keys(tx: Tx) -> list[Row]:
     """All API keys with who made them; the disabled last."""
     return tx.all(
         """SELECT k.id, k.name, k.scopes, k.disabled, k.created_at, s.name AS created_by_name
-           FROM apikey k LEFT JOIN staff s ON s.id = k.created_by ORDER BY k.disabled, k.created_at DESC, k.id"""
+           FROM apikey k LEFT JOIN staff s ON s.id = k.created_by
+           ORDER BY k.disabled, k.created_at DESC, k.id"""
     )

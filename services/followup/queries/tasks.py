@@ -25,9 +25,11 @@ LEFT JOIN staff o ON o.id = t.owner_id
 LEFT JOIN staff b ON b.id = t.on_it_id AND t.on_it_at > %(now)s - interval '30 minutes'
 LEFT JOIN theme th ON th.id = t.theme_id
 LEFT JOIN LATERAL (
-    SELECT r.id AS response_id, r.score, r.comment, r.callback, r.answered_at, r.touchpoint, r.program_name,
+    SELECT r.id AS response_id, r.score, r.comment, r.callback, r.answered_at, r.touchpoint,
+           r.program_name,
            c.id AS customer_id, c.name AS customer_name, c.phone, c.email, c.language
-    FROM task_response tr JOIN response r ON r.id = tr.response_id LEFT JOIN customer c ON c.id = r.customer_id
+    FROM task_response tr JOIN response r ON r.id = tr.response_id
+    LEFT JOIN customer c ON c.id = r.customer_id
     WHERE tr.task_id = t.id
     ORDER BY r.state = 'counted' DESC, r.comment IS NOT NULL DESC, r.score, r.answered_at DESC, r.id LIMIT 1
 ) w ON true
@@ -125,13 +127,14 @@ def answers(tx: Tx, task_id: str) -> list[Row]:
     """The answers behind a task with who gave them, those that speak first; each with its earlier scores."""
     return tx.all(
         """SELECT r.id, r.score, r.band, r.comment, r.callback, r.state, r.answered_at, r.touchpoint,
-                  r.program_name, r.channel, r.customer_id, c.name AS customer_name, c.phone, c.email, c.language,
-                  c.data->>'may_email' AS may_email, c.data->>'may_sms' AS may_sms,
+                  r.program_name, r.channel, r.customer_id, c.name AS customer_name, c.phone, c.email,
+                  c.language, c.data->>'may_email' AS may_email, c.data->>'may_sms' AS may_sms,
                   array(SELECT v.score FROM response_version v WHERE v.response_id = r.id
                         ORDER BY v.version) AS scores
            FROM task_response tr JOIN response r ON r.id = tr.response_id
            LEFT JOIN customer c ON c.id = r.customer_id WHERE tr.task_id = %s
-           ORDER BY r.state = 'counted' DESC, r.comment IS NOT NULL DESC, r.score, r.answered_at DESC, r.id""",
+           ORDER BY r.state = 'counted' DESC, r.comment IS NOT NULL DESC, r.score, r.answered_at DESC,
+                    r.id""",
         (task_id,),
     )
 
@@ -150,7 +153,9 @@ def history(tx: Tx, task: Row, limit: int = 200) -> list[Row]:
         SELECT * FROM (
             SELECT e.at, e.kind, e.by_name, e.text, e.channel, e.reached, (e.data->>'score')::int AS score,
                    NULL::text AS customer_name, e.data, e.id::text AS id
-            FROM task_entry e WHERE e.task_id = %(task)s
+            FROM task_entry e WHERE e.task_id = %(task)s AND e.kind <> 'joined'
+              -- Answers tell themselves; only what we did to them is said by the task.
+              AND (e.kind <> 'revised' OR e.data->>'state' <> 'counted')
             UNION ALL
             SELECT v.at, 'answered', NULL, v.comment, r.channel, NULL, v.score, c.name,
                    jsonb_build_object('touchpoint', r.touchpoint, 'callback', v.callback, 'state', r.state,
@@ -168,7 +173,7 @@ def history(tx: Tx, task: Row, limit: int = 200) -> list[Row]:
                    jsonb_build_object('helped', n.helped), n.id::text
             FROM notice n JOIN change ch ON ch.id = n.change_id LEFT JOIN customer c ON c.id = n.customer_id
             WHERE n.sent_at IS NOT NULL AND n.customer_id IN (SELECT id FROM people)
-        ) story ORDER BY at DESC, id DESC LIMIT %(limit)s
+        ) story ORDER BY at DESC, kind = 'answered', id DESC LIMIT %(limit)s
         """,
         {"task": task["id"], "account": task["account_id"], "limit": limit},
     )
@@ -208,7 +213,9 @@ def listed(
         where.append("t.account_id = %(account)s::uuid")
         args["account"] = account_id
     if customer_id:
-        where.append("EXISTS (SELECT 1 FROM task_response WHERE task_id = t.id AND customer_id = %(customer)s::uuid)")
+        where.append(
+            "EXISTS (SELECT 1 FROM task_response WHERE task_id = t.id AND customer_id = %(customer)s::uuid)"
+        )
         args["customer"] = customer_id
     if after:
         where.append("(t.opened_at, t.id) < (%(after)s::timestamptz, %(after_id)s::uuid)")

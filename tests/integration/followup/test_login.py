@@ -23,7 +23,13 @@ def test_first_start_makes_one_administrator_who_must_say_who_they_are(followup:
     assert reply.headers["Location"] == "/followup/password"
     # Nothing else can be used before.
     assert browser.get("/followup/staff").headers["Location"] == "/followup/password"
-    form = {"current": password, "new": PASSWORD, "again": PASSWORD, "name": "Ada", "email": "Ada@Acme.example"}
+    form = {
+        "current": password,
+        "new": PASSWORD,
+        "again": PASSWORD,
+        "name": "Ada",
+        "email": "Ada@Acme.example",
+    }
     wrong = browser.post("/followup/password", {**form, "email": ""})
     assert wrong.status_code == 422 and "not an e-mail address" in wrong.text
     assert browser.post("/followup/password", form).status_code == 303
@@ -36,7 +42,10 @@ def test_first_start_makes_one_administrator_who_must_say_who_they_are(followup:
 
 def test_a_wrong_password_and_an_unknown_name_read_the_same(followup: Followup) -> None:
     followup.staff("ann@acme.example")
-    texts = {Browser(followup.app).log_in(name, "wrong password").status_code for name in ("ann@acme.example", "x@y.z")}
+    texts = {
+        Browser(followup.app).log_in(name, "wrong password").status_code
+        for name in ("ann@acme.example", "x@y.z")
+    }
     assert texts == {401}
     page = Browser(followup.app).log_in("ann@acme.example", "wrong password")
     assert "The e-mail address or the password is wrong." in page.text

@@ -140,7 +140,9 @@ def test_a_passive_who_falls_opens_a_task(followup: Followup) -> None:
 def test_an_exclusion_withdraws_and_its_undoing_brings_back(followup: Followup) -> None:
     carla, answer = new_id(), new_id()
     followup.apply(followup.response(carla, 3, response_id=answer))
-    followup.apply(followup.response(carla, 3, response_id=answer, state="excluded", type_="response.excluded"))
+    followup.apply(
+        followup.response(carla, 3, response_id=answer, state="excluded", type_="response.excluded")
+    )
     assert followup.tasks()[0]["withdrawn_reason"] == "excluded"
     followup.apply(followup.response(carla, 3, response_id=answer, type_="response.excluded"))
     (task,) = followup.tasks()
@@ -152,7 +154,9 @@ def test_a_resolved_task_is_not_touched_by_an_exclusion_and_its_undoing(followup
     followup.apply(followup.response(carla, 3, response_id=answer))
     with followup.db.transaction() as tx:
         resolving.resolve(tx, ANYBODY, followup.tasks()[0]["id"], outcome="solved", theme="Late")
-    followup.apply(followup.response(carla, 3, response_id=answer, state="excluded", type_="response.excluded"))
+    followup.apply(
+        followup.response(carla, 3, response_id=answer, state="excluded", type_="response.excluded")
+    )
     followup.apply(followup.response(carla, 3, response_id=answer, type_="response.excluded"))
     (task,) = followup.tasks()
     assert task["state"] == "resolved"
@@ -212,7 +216,9 @@ def test_an_older_version_never_beats_a_newer_one(followup: Followup) -> None:
     assert not followup.tasks() and followup.one("SELECT score FROM response")["score"] == 9
 
 
-def test_an_absent_managers_deputy_gets_the_task_else_the_fallback_owner_else_nobody(followup: Followup) -> None:
+def test_an_absent_managers_deputy_gets_the_task_else_the_fallback_owner_else_nobody(
+    followup: Followup,
+) -> None:
     ann = followup.staff("ann@acme.example")
     ben = followup.staff("ben@acme.example")
     fay = followup.staff("fay@acme.example")
@@ -286,7 +292,9 @@ def test_a_quarantined_detractor_is_perhaps_unhappy(followup: Followup) -> None:
 def test_erasure_takes_the_person_out_and_keeps_the_fact(followup: Followup) -> None:
     carla = new_id()
     followup.apply(
-        followup.customer(carla), followup.response(carla, 3, comment="My name is Carla"), followup.message(carla, "Hello?")
+        followup.customer(carla),
+        followup.response(carla, 3, comment="My name is Carla"),
+        followup.message(carla, "Hello?"),
     )
     with followup.db.transaction() as tx:
         attempts.note(tx, ANYBODY, followup.tasks()[0]["id"], text="Carla sounded sad")
@@ -294,11 +302,14 @@ def test_erasure_takes_the_person_out_and_keeps_the_fact(followup: Followup) -> 
     (task,) = followup.tasks()
     assert (task["state"], task["withdrawn_reason"]) == ("withdrawn", "erased")
     for table in ("customer", "response", "response_version", "inbound_message"):
-        assert not followup.all(f"SELECT * FROM {table}"), table  # noqa: S608
+        assert not followup.all(f"SELECT * FROM {table}"), table
     assert not followup.all("SELECT * FROM task_entry WHERE text IS NOT NULL")
     # Whatever comes late is refused.
     followup.apply(
-        followup.customer(carla), followup.response(carla, 1), followup.message(carla, "x"), followup.unconfirmed(carla, 1, new_id())
+        followup.customer(carla),
+        followup.response(carla, 1),
+        followup.message(carla, "x"),
+        followup.unconfirmed(carla, 1, new_id()),
     )
     assert not followup.all("SELECT * FROM customer") and not followup.all("SELECT * FROM response")
     assert len(followup.tasks()) == 1
@@ -348,7 +359,10 @@ def test_two_sessions_on_one_account_make_exactly_one_task(followup: Followup, s
     globex = account()
     for round_ in range(10):
         globex = account(f"Globex {round_}")
-        one, two = followup.response(new_id(), 3, account=globex), followup.response(new_id(), 4, account=globex)
+        one, two = (
+            followup.response(new_id(), 3, account=globex),
+            followup.response(new_id(), 4, account=globex),
+        )
         barrier = threading.Barrier(2)
 
         def apply(db: Database, event: object, barrier: threading.Barrier = barrier) -> None:
@@ -364,7 +378,9 @@ def test_two_sessions_on_one_account_make_exactly_one_task(followup: Followup, s
     second.close()
 
 
-def test_batches_that_touch_accounts_in_opposite_order_do_not_deadlock(followup: Followup, second: Database) -> None:
+def test_batches_that_touch_accounts_in_opposite_order_do_not_deadlock(
+    followup: Followup, second: Database
+) -> None:
     accounts = [account(f"A{n}") for n in range(6)]
     one = [followup.response(new_id(), 3, account=a) for a in accounts]
     two = [followup.response(new_id(), 4, account=a) for a in reversed(accounts)]

@@ -1,0 +1,75 @@
+"""Rebuilding: replicas emptied and filled again, nothing of followup's own lost, nothing done twice."""
+
+from __future__ import annotations
+
+from services.followup import rebuild
+from services.followup.commands import attempts, keys
+from services.followup.domain.by import By
+from shared.events.envelope import Event
+from tests.support.followup import Followup, account, new_id
+
+
+def again(event: Event) -> Event:
+    """The same state, published once more by its owner."""
+    return Event(
+        event.id, event.type, event.topic, event.key, event.version, event.occurred_at, event.data, True
+    )
+
+
+def test_replicas_fill_again_and_tasks_stay_as_they_are(followup: Followup) -> None:
+    globex, carla = account(manager="ann@acme.example"), new_id()
+    events = [
+        followup.company(),
+        followup.customer(carla, globex),
+        followup.response(carla, 2, account=globex, comment="Late"),
+    ]
+    followup.staff("ann@acme.example")
+    followup.apply(*events)
+    before = followup.tasks()
+    with followup.db.transaction() as tx:
+        attempts.note(tx, By(None, "x"), before[0]["id"], text="kept")
+        rebuild.clear(tx)
+    assert not followup.all("SELECT * FROM response") and not followup.all("SELECT * FROM customer")
+    published = len(followup.published())
+    followup.apply(*(again(event) for event in events))
+    assert followup.tasks() == before and len(followup.published()) == published
+    assert followup.one("SELECT comment FROM response")["comment"] == "Late"
+    assert followup.one("SELECT name FROM customer")["name"] == "Carla Customer"
+    assert followup.one("SELECT text FROM task_entry WHERE kind = 'noted'")["text"] == "kept"
+
+
+def test_an_event_that_comes_again_after_clearing_opens_nothing(followup: Followup) -> None:
+    event = followup.response(new_id(), 2)
+    followup.apply(event)
+    with followup.db.transaction() as tx:
+        rebuild.clear(tx)
+    followup.apply(event)
+    assert len(followup.tasks()) == 1 and len(followup.published("task.opened")) == 1
+
+
+def test_a_revision_while_replicas_are_empty_withdraws_nothing_it_cannot_judge(followup: Followup) -> None:
+    globex, answer = account(), new_id()
+    carla, carl = new_id(), new_id()
+    followup.apply(
+        followup.response(carla, 2, account=globex, response_id=answer),
+        followup.response(carl, 1, account=globex),
+    )
+    with followup.db.transaction() as tx:
+        rebuild.clear(tx)
+    followup.apply(followup.response(carla, 9, account=globex, response_id=answer))
+    assert followup.tasks()[0]["state"] == "open"
+
+
+def test_everything_owned_is_published_with_the_same_ids(followup: Followup) -> None:
+    followup.staff("ann@acme.example")
+    with followup.db.transaction() as tx:
+        keys.create(tx, name="x", scopes=["tasks:read"], created_by=None)
+    followup.apply(followup.response(new_id(), 2))
+    rows = "SELECT event_id, type, key, version, data::jsonb AS data, replay FROM outbox ORDER BY id"
+    live = {(row["key"], row["version"]): row for row in followup.all(rows)}
+    with followup.db.transaction() as tx:
+        tx.execute("DELETE FROM outbox")
+    assert rebuild.republish(followup.db, ["staff", "tasks"]) == 3
+    for row in followup.all(rows):
+        first = live[(row["key"], row["version"])]
+        assert row["replay"] and row["event_id"] == first["event_id"] and row["data"] == first["data"]
