@@ -32,6 +32,7 @@ def demo() -> None:
     settings = load()
     _refuse_unless_new(settings)
     telemetry.set_up("demo", level=logging.ERROR)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would set a lower level of its own
     steps = show.Steps()
     now = SystemClock().now()
     with _quiet(Installation(home), steps):

@@ -174,13 +174,13 @@ class History:
         """The account managers work their tasks; in the last days they are behind, as people are."""
         if not self._move(at):
             return
-        behind = self.end - at < timedelta(days=2)
+        behind = self.end - at < timedelta(days=5)
         for staff in self.sample["staff"]:
             if staff["role"] not in ("agent", "lead"):
                 continue
             client = self._as(staff["email"])
             for task in list(client.pages("/followup/api/tasks?state=open&owner=me&limit=100", "tasks")):
-                if self.draw.random() < (0.12 if behind else 0.6):
+                if self.draw.random() < (0.1 if behind else 0.6):
                     self._work(client, task["id"])
         self.stage.settle()
 
