@@ -38,8 +38,9 @@ _FIELD = re.compile(r"\{([a-z_]+)\}")
 
 
 def fill(text: str, **values: object) -> str:
-    """`text` with its {names} filled in; an unknown one stays as written, so a slip in a wording fails no message."""
-    return _FIELD.sub(lambda found: str(values.get(found[1], found[0])), text)
+    """`text` with its {names} filled in; one that is unknown (or None) stays as written: a slip fails no message."""
+    known = {name: str(value) for name, value in values.items() if value is not None}
+    return _FIELD.sub(lambda found: known.get(found[1], found[0]), text)
 
 
 def default_wording() -> dict[str, dict[str, str]]:

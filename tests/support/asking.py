@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Mapping
 from html import unescape
 from typing import Any
@@ -155,3 +156,35 @@ def preference_link(message: Message) -> str:
     found = re.search(r"https?://[^/]+(/u/[\w-]+)", message.text)
     assert found
     return found[1]
+
+
+def task(response: Row, **changes: Any) -> tuple[str, int, dict[str, Any]]:
+    """What followup says of the task of an answer: (id, version, data), open and due a day later."""
+    task_id = str(uuid.uuid4())
+    data = {
+        "task_id": task_id, "state": "open", "account_id": None, "customer_id": response["customer_id"],
+        "customer_ids": [response["customer_id"]], "response_ids": [response["id"]], "owner_id": None,
+        "owner_name": None, "owner_email": None, "opened_at": "2026-03-03T10:00:00Z",
+        "due_at": "2026-03-04T22:00:00Z", "first_contact_at": None, "contacted_at": None, "dont_call": False,
+        "call_please": False, "lowest_score": 3, "theme_id": None, "theme": None, "outcome": None,
+        "resolved_at": None, "escalated_at": None, "withdrawn_reason": None, "reopened": False,
+        "at": "2026-03-03T10:00:00Z",
+    }  # fmt: skip
+    return task_id, 1, data | changes
+
+
+def told_of_a_change(survey: Asking, helped: bool | None = None) -> str:
+    """Followup tells the one customer who answered of a change; returns the notice's id."""
+    response, change_id, notice_id = survey.response(), str(uuid.uuid4()), str(uuid.uuid4())
+    at = "2026-03-03T09:00:00Z"
+    survey.apply("change.published", "changes", change_id, 1, {
+        "change_id": change_id, "title": "Saturday delivery", "was_wrong": "Parcels came when nobody was home.",
+        "is_different": "We deliver on Saturdays now.", "language": "en", "themes": [], "published_at": at,
+        "published_by": "Lea", "audience_count": 1, "withdrawn_at": None,
+    })  # fmt: skip
+    survey.apply("notice.sent", "notices", str(response["customer_id"]), 1, {
+        "notice_id": notice_id, "change_id": change_id, "customer_id": response["customer_id"],
+        "response_id": response["id"], "channel": "email", "delivery_id": str(uuid.uuid4()), "quote": None,
+        "sent_at": at, "reason": None, "helped": helped, "helped_at": None, "at": at,
+    })  # fmt: skip
+    return notice_id

@@ -170,6 +170,7 @@ def _view(tx: Tx, row: Row, asked: int | None) -> dict[str, Any]:
             key: fill(value, company=company["name"], score=shown) for key, value in said["answer"].items()
         },
         "gave": said["answer"]["gave"],
+        "labels": [fill(said["answer"]["choose_score"], score=score) for score in range(11)],
         "told": {key: fill(value, score=row["score"]) for key, value in said["trail"].items()},
         "wording": {
             key: fill(value, company=company["name"]) for key, value in wording_of(row, language).items()

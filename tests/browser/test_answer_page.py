@@ -1,0 +1,248 @@
+"""Rule 6 in Chromium: a script that opens, scrolls, focuses and waits answers nothing; a person answers once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from shared.clock import ManualClock
+from shared.db import Row
+from shared.settings import Settings
+from tests.support.asking import Asking, score_link, trail_link
+from tests.support.browser import chromium, serving
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def survey(settings: Settings, clock: ManualClock) -> Iterator[Asking]:
+    service = Asking(settings, clock)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def base(survey: Asking) -> Iterator[str]:
+    with serving(survey.app) as url:
+        yield url
+
+
+@pytest.fixture
+def errors() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Browser, errors: list[str]) -> Iterator[Callable[..., Page]]:
+    """Opens a page as a phone (390 px) or a desktop; anything on the console fails the test."""
+    contexts: list[BrowserContext] = []
+
+    def open_(url: str, **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 390, "height": 780}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url)
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def answers(survey: Asking) -> list[Row]:
+    return survey.all("SELECT * FROM response_version ORDER BY version")
+
+
+def wait_for_answers(survey: Asking, count: int) -> list[Row]:
+    until = time.monotonic() + 8
+    while len(answers(survey)) < count and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    return answers(survey)
+
+
+def test_a_script_that_opens_scrolls_focuses_and_waits_answers_nothing(
+    survey: Asking, base: str, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(base + score_link(survey.invited(), 3), viewport={"width": 390, "height": 300})
+    page.evaluate(
+        """async () => {
+            const wait = (ms) => new Promise((go) => setTimeout(go, ms));
+            scrollTo(0, 400); await wait(100); scrollBy(0, -200);
+            for (const element of document.querySelectorAll("button, textarea")) element.focus();
+            for (const type of ["pointerdown", "touchstart", "keydown", "wheel"]) {
+                document.body.dispatchEvent(new Event(type, { bubbles: true }));
+            }
+            for (let i = 0; i < 9; i++) {
+                dispatchEvent(new PointerEvent("pointermove", { screenX: i * 9, screenY: i * 7 }));
+            }
+            document.dispatchEvent(new Event("visibilitychange"));
+            await wait(1500);
+        }"""
+    )
+    page.locator("#comment").scroll_into_view_if_needed()
+    page.mouse.move(100, 100)  # one trusted move is what a resting pointer sends by itself
+    page.wait_for_timeout(1200)
+    page.reload()
+    page.wait_for_timeout(500)
+    page.close(run_before_unload=True)
+    assert answers(survey) == []
+
+
+GESTURES: dict[str, Callable[[Page], None]] = {
+    "a press of the mouse": lambda page: page.mouse.click(200, 20),
+    "moves of the mouse": lambda page: [page.mouse.move(50 + 40 * i, 60 + 30 * i) for i in range(4)] and None,
+    "the wheel": lambda page: page.mouse.wheel(0, 60),
+    "a key": lambda page: page.keyboard.press("Tab"),
+    "a finger": lambda page: page.touchscreen.tap(200, 20),
+    "the button": lambda page: page.locator("#confirm button").click(),
+}
+
+
+@pytest.mark.parametrize("gesture", GESTURES)
+def test_a_human_input_confirms_without_another_click(
+    survey: Asking, base: str, open_page: Callable[..., Page], gesture: str
+) -> None:
+    page = open_page(base + score_link(survey.invited(), 8), has_touch=gesture == "a finger")
+    assert "You gave us 8" in page.locator("h1").inner_text()
+    assert answers(survey) == []
+    GESTURES[gesture](page)
+    rows = wait_for_answers(survey, 1)
+    assert [row["score"] for row in rows] == [8]
+    page.get_by_text("Saved. Thank you.").wait_for()
+    GESTURES[gesture](page) if gesture != "the button" else None
+    assert len(wait_for_answers(survey, 1)) == 1
+
+
+def test_without_script_one_button_answers(survey: Asking, base: str, open_page: Callable[..., Page]) -> None:
+    page = open_page(base + score_link(survey.invited(), 2), java_script_enabled=False)
+    page.mouse.move(10, 10)
+    page.mouse.wheel(0, 100)
+    assert answers(survey) == []
+    page.get_by_role("button", name="Yes, my answer is 2").click()
+    assert [row["score"] for row in wait_for_answers(survey, 1)] == [2]
+    page.get_by_label("What went wrong?").fill("Nobody came.")
+    page.get_by_role("button", name="Send a word").click()
+    assert survey.response()["comment"] == "Nobody came."
+    page.get_by_role("button", name="Please call me").click()
+    assert survey.response()["callback"] == "please"
+    assert "You asked us to call you." in page.content()
+
+
+def test_a_hidden_page_confirms_nothing(survey: Asking, base: str, open_page: Callable[..., Page]) -> None:
+    page = open_page(base + score_link(survey.invited(), 3))
+    page.evaluate("Object.defineProperty(document, 'visibilityState', { value: 'hidden' })")
+    page.keyboard.press("Tab")
+    page.mouse.click(200, 20)
+    page.wait_for_timeout(1200)
+    assert answers(survey) == []
+
+
+def test_one_press_on_another_score_is_that_score_alone(
+    survey: Asking, base: str, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(base + score_link(survey.invited(), 3), has_touch=True)
+    page.get_by_role("button", name="9 of 10").tap()
+    page.get_by_text("Saved. Thank you.").wait_for()
+    page.wait_for_timeout(1000)
+    assert [row["score"] for row in answers(survey)] == [9]
+    assert page.get_by_role("button", name="9 of 10").get_attribute("aria-pressed") == "true"
+
+
+def test_words_and_a_wish_follow_and_nothing_typed_is_lost(
+    survey: Asking, base: str, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(base + score_link(survey.invited(), 3))
+    page.get_by_label("What went wrong?").fill("Slow. Third time.")
+    page.get_by_role("button", name="Send a word").click()
+    page.locator("#trail blockquote").wait_for()
+    page.get_by_role("button", name="Please don’t call me").click()
+    page.get_by_text("We won’t.").wait_for()
+    row = survey.response()
+    assert (row["score"], row["comment"], row["callback"]) == (3, "Slow. Third time.", "dont")
+    assert page.url.endswith(trail_link(survey.provider.messages[0]))
+
+
+def test_an_answer_is_repeated_until_the_server_has_it(
+    survey: Asking, base: str, open_page: Callable[..., Page], errors: list[str]
+) -> None:
+    page = open_page(base + score_link(survey.invited(), 3))
+    lost = []
+
+    def lose(route: Any) -> None:
+        if route.request.method == "POST" and len(lost) < 2:
+            lost.append(route.request.post_data)
+            if len(lost) == 1:
+                route.abort()  # it never arrived
+            else:
+                route.fetch()  # it arrived, but the reply got lost
+                route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/a/*", lose)
+    page.keyboard.press("Tab")
+    page.get_by_text("not been saved yet").wait_for()
+    page.get_by_text("Saved. Thank you.").wait_for()
+    assert len(lost) == 2
+    assert [row["score"] for row in answers(survey)] == [3]
+    errors.clear()
+
+
+def test_the_promise_appears_by_itself(survey: Asking, base: str, open_page: Callable[..., Page]) -> None:
+    from tests.support.asking import task
+
+    page = open_page(base + score_link(survey.invited(time_zone="America/New_York"), 3))
+    page.keyboard.press("Tab")
+    page.get_by_text("We are looking who can take care").wait_for()
+    survey.apply("task.opened", "tasks", *task(survey.response(), owner_name="Maria Lopez"))
+    page.get_by_text("Maria Lopez has it and will call you by Wednesday, March 4, 5:00").wait_for()
+
+
+@pytest.mark.parametrize("language", ["en", "de", "es"])
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_the_page_fits_and_weighs_little(
+    survey: Asking, base: str, open_page: Callable[..., Page], language: str, width: int
+) -> None:
+    loaded: list[int] = []
+    path = score_link(survey.invited(language=language), 6)
+    page = open_page(base + path, viewport={"width": width, "height": 780})
+    page.on("response", lambda response: loaded.append(len(response.body())))
+    page.reload(wait_until="networkidle")
+    assert len(loaded) == 1 and loaded[0] < 20_000
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    sizes = page.evaluate("[...document.querySelectorAll('.row button')].map((b) => b.getBoundingClientRect().toJSON())")
+    assert all(size["width"] >= 44 and size["height"] >= 44 for size in sizes)
+    assert page.locator("html").get_attribute("lang") == language
+
+
+def test_did_it_help_is_answered_by_the_first_human_input(
+    survey: Asking, base: str, open_page: Callable[..., Page]
+) -> None:
+    from tests.support.asking import told_of_a_change
+
+    message = survey.invited()
+    survey.submit(score_link(message, 3))
+    notice_id = told_of_a_change(survey)
+    sent: list[str] = []
+    page = open_page(base + trail_link(message))
+    page.route("**/followup/n", lambda route: (sent.append(route.request.post_data or ""), route.fulfill(status=204)))
+    page.goto(base + trail_link(message) + f"?n={notice_id}&helped=yes")
+    page.wait_for_timeout(500)
+    assert sent == []
+    page.keyboard.press("Tab")
+    page.get_by_text("You told us that it helped.").wait_for()
+    page.wait_for_timeout(2500)  # the trail is looked at again meanwhile, and followup's word is not here yet
+    assert page.get_by_text("You told us that it helped.").count() == 1
+    assert len(sent) == 1 and "helped=yes" in sent[0] and "capability=" in sent[0]
