@@ -24,6 +24,8 @@ class EmbeddedSink:
         self._partitions: dict[str, int] = {}
 
     def send(self, records: Sequence[Record], who: Pass) -> list[bool]:
+        if not records:
+            return []
         with self.db.transaction() as tx:
             self._fence(tx, who)
             by_place: dict[tuple[str, int], list[Record]] = defaultdict(list)

@@ -126,6 +126,19 @@ def test_two_consumers_of_a_group_share_the_partitions_and_keep_each_keys_order(
         assert bench.effects(key) == list(range(1, 21))
 
 
+def test_two_sources_of_a_group_never_hold_the_same_partition(bench: Bench) -> None:
+    for key in KEYS[:60]:
+        bench.say(key, 1)
+        bench.change(key, 1)
+    bench.flush()
+    sources = [bench.log.source(GROUP, TOPICS) for _ in range(3)]
+    held = [{(entry.topic, entry.partition) for entry in source.poll(1000)} for source in sources]
+    assert held[0] and held[1]
+    assert sum(map(len, held)) == len(set.union(*held)) == 16
+    for source in sources:
+        source.close()
+
+
 def test_a_batch_that_another_consumer_took_over_is_applied_once(bench: Bench) -> None:
     bench.say(A, 1, 2, 3)
     bench.flush()

@@ -28,7 +28,7 @@ from shared.log import Log, open_log
 from shared.settings import SERVICES, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 40.0
+PATIENCE = 90.0
 _WEB = "from shared.embedded.web import serve; serve(('survey', 'followup', 'reporting'))"
 
 
