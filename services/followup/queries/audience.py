@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -95,6 +96,21 @@ def people(tx: Tx, change: Row, *, after: str | None = None, limit: int = 50) ->
         """,  # noqa: S608
         {**_arguments(tx, change, after), "limit": limit},
     )
+
+
+def batches(tx: Tx, change: Row, size: int) -> Iterator[list[Row]]:
+    """The whole audience, `size` customers at a time, found once: `customer_id`, `response_id`, `comment`.
+
+    Notices that the caller adds meanwhile do not change what comes.
+    """
+    tx.execute(
+        f"DECLARE audience NO SCROLL CURSOR FOR WITH {_PICKED}"  # noqa: S608
+        " SELECT customer_id, id AS response_id, comment FROM picked ORDER BY customer_id",
+        _arguments(tx, change),
+    )
+    while rows := tx.all(f"FETCH {int(size)} FROM audience"):
+        yield rows
+    tx.execute("CLOSE audience")
 
 
 def _arguments(tx: Tx, change: Row, after: str | None = None) -> dict[str, Any]:
