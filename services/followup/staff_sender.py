@@ -33,11 +33,12 @@ def make_sender(context: RoleContext) -> Sender:
         db=context.db,
         clock=context.clock,
         kinds=("staff",),
+        # Notices have a sender of their own, which knows what hangs on them.
+        only_own=True,
         transport=lambda channel: transport(context.settings, channel),
         permits=mails.permits,
         render=mails.render,
         settled=lambda tx, outcomes: None,
-        only_own=True,  # what became of a notice is its own sender's to note
     )
 
 
