@@ -174,7 +174,8 @@ class Running:
             log.close()
 
     def _still(self, log: Log) -> bool:
-        if any(lag.unread for lag in log.lag()):
+        lags = log.lag()
+        if {lag.consumer for lag in lags} != set(SERVICES) or any(lag.unread for lag in lags):
             return False
         for service in SERVICES:
             with self.db(service).transaction() as tx:
