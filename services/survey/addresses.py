@@ -28,7 +28,9 @@ def email(text: str) -> str:
     from email_validator import EmailNotValidError, validate_email
 
     try:
-        return validate_email(address, check_deliverability=False, test_environment=True).normalized
+        return validate_email(
+            address, check_deliverability=False, test_environment=True, strict=True
+        ).normalized
     except EmailNotValidError:
         raise BadValue("is not an e-mail address") from None
 

@@ -13,14 +13,19 @@ from shared.web import service
 MAX_BYTES = 200 << 20
 
 
-def receive(region: str | None, file_name: str | None, by: str, run_id: str | None = None) -> str:
+def receive(
+    region: str | None, file_name: str | None, by: str, run_id: str | None = None, *, form: bool = False
+) -> str:
     """Keeps the body's file as a run that waits for a worker; returns the run's id.
+
+    The file is the part `file` of a multipart body, else the body itself unless it is a page's `form`:
+    common clients send files as they are under any content type.
 
     A `run_id` that is there already is that run: its upload is being repeated. Raises `Invalid` for an
     unknown country or a request without a file.
     """
     region = checked_region(region)
-    if (request.mimetype or "").startswith("multipart/"):
+    if form or (request.mimetype or "").startswith("multipart/"):
         file = request.files.get("file")
         if file is None or not file.filename:
             raise Invalid("Choose a file first.", fields={"file": "Choose the CSV file with your customers."})

@@ -75,7 +75,14 @@ class Survey:
         """Somebody with a login; returns their id."""
         staff_id = str(uuid.uuid4())
         email = email or f"{role}-{staff_id[:8]}@us.example"
-        data = {"id": staff_id, "email": email, "name": email.split("@")[0], "role": role, "disabled": False, "epoch": 0}
+        data = {
+            "id": staff_id,
+            "email": email,
+            "name": email.split("@")[0],
+            "role": role,
+            "disabled": False,
+            "epoch": 0,
+        }
         self.apply("staff.changed", "staff", staff_id, 1, data)
         return staff_id
 
@@ -102,10 +109,19 @@ class Survey:
         return Api(self.app.test_client(), key)
 
     def apply(
-        self, type_: str, topic: str, key: str, version: int, data: Mapping[str, Any] | None, *, replay: bool = False
+        self,
+        type_: str,
+        topic: str,
+        key: str,
+        version: int,
+        data: Mapping[str, Any] | None,
+        *,
+        replay: bool = False,
     ) -> None:
         """What the consumer would do with an event."""
-        event = Event(event_id(topic, key, version), type_, topic, key, version, self.clock.now(), data, replay)
+        event = Event(
+            event_id(topic, key, version), type_, topic, key, version, self.clock.now(), data, replay
+        )
         with self.db.transaction() as tx:
             handlers.apply(tx, [event])
 
@@ -141,7 +157,9 @@ class Survey:
     def events(self, type_: str | None = None, *, forget: bool = True) -> list[Row]:
         """What is in the outbox, oldest first, data decoded; and empties it."""
         with self.db.transaction() as tx:
-            rows = tx.all("SELECT * FROM outbox WHERE %s::text IS NULL OR type = %s ORDER BY id", (type_, type_))
+            rows = tx.all(
+                "SELECT * FROM outbox WHERE %s::text IS NULL OR type = %s ORDER BY id", (type_, type_)
+            )
             if forget:
                 tx.execute("DELETE FROM outbox")
         return [row | {"data": None if row["data"] is None else json.loads(row["data"])} for row in rows]

@@ -35,7 +35,7 @@ def import_page() -> Any:
 def upload() -> Any:
     """Takes the file; from then on the import runs by itself."""
     try:
-        run_id = uploads.receive(request.form.get("region"), None, actor().name)
+        run_id = uploads.receive(request.form.get("region"), None, actor().name, form=True)
     except Invalid as error:
         with service().db.transaction() as tx:
             return make_response(_form(tx, Wrong(error.fields)), 422)

@@ -12,17 +12,26 @@ HEAD = "external id,email,phone,name,account,account manager,tier,annual value,l
 
 def test_every_column_arrives_and_any_further_one_is_a_property(survey: Survey) -> None:
     run = survey.import_(
-        HEAD + "7,Ann@Example.com,+49 30 1234567,Ann Lee,ACME  Corp,Joe@us.example,gold,\"€1,234.56\",de_DE,europe/berlin,order,42\n"
+        HEAD
+        + '7,Ann@Example.com,+49 30 1234567,Ann Lee,ACME  Corp,Joe@us.example,gold,"€1,234.56",de_DE,europe/berlin,order,42\n'
     )
     assert (run["state"], run["created"], run["failed"]) == ("done", 1, 0)
     customer = survey.customer(external_id="7")
     assert customer["email"] == "Ann@example.com"
     assert customer["email_key"] == "ann@example.com"
     assert customer["phone"] == "+49301234567"
-    assert (customer["language"], customer["time_zone"], customer["touchpoint"]) == ("de-de", "Europe/Berlin", "order")
+    assert (customer["language"], customer["time_zone"], customer["touchpoint"]) == (
+        "de-de",
+        "Europe/Berlin",
+        "order",
+    )
     assert customer["properties"] == {"shoe size": "42"}
     account = survey.one("SELECT * FROM account")
-    assert (account["name"], account["tier"], str(account["annual_value"])) == ("ACME Corp", "gold", "1234.56")
+    assert (account["name"], account["tier"], str(account["annual_value"])) == (
+        "ACME Corp",
+        "gold",
+        "1234.56",
+    )
     assert account["manager_email"] == "joe@us.example"
     assert run["unknown_managers"] == ["joe@us.example"]
     event = survey.events("customer.changed")[0]
@@ -32,7 +41,9 @@ def test_every_column_arrives_and_any_further_one_is_a_property(survey: Survey) 
 
 
 def test_the_same_file_twice_changes_nothing(survey: Survey) -> None:
-    file = HEAD + "".join(f"{n},c{n}@example.com,,C {n},Acc {n % 7},,tier,{n},en,,,{n}\n" for n in range(2_500))
+    file = HEAD + "".join(
+        f"{n},c{n}@example.com,,C {n},Acc {n % 7},,tier,{n},en,,,{n}\n" for n in range(2_500)
+    )
     first = survey.import_(file)
     assert first["created"] == 2_500
     before = survey.all("SELECT * FROM customer ORDER BY id")
@@ -62,7 +73,9 @@ def test_an_empty_cell_changes_nothing(survey: Survey) -> None:
 
 
 def test_identity_is_external_id_else_email_else_phone(survey: Survey) -> None:
-    survey.import_("id,email,phone,name\n1,ann@example.com,,Ann\n,bob@example.com,+4930111111,Bob\n,,+4930222222,Cy\n")
+    survey.import_(
+        "id,email,phone,name\n1,ann@example.com,,Ann\n,bob@example.com,+4930111111,Bob\n,,+4930222222,Cy\n"
+    )
     run = survey.import_(
         "id,email,phone,name\n"
         "1,ann.new@example.com,,Ann N\n"  # by external id: her address changed
@@ -138,7 +151,7 @@ def test_an_opt_out_survives_reimport_erasure_and_a_new_address(survey: Survey, 
 def test_bad_lines_are_named_by_number_column_and_reason_and_good_ones_kept(survey: Survey) -> None:
     run = survey.import_(
         "Customer ID;E-Mail;Mobile;ARR;Lang;TZ;Note\r\n"  # 1
-        "1;ann@example.com;;;;;\"two\r\nlines\"\r\n"  # 2, 3
+        '1;ann@example.com;;;;;"two\r\nlines"\r\n'  # 2, 3
         "2;not an address;;;;;\r\n"  # 4
         "3;;030 1234;;;;\r\n"  # 5
         "4;;;-5;;;\r\n"  # 6
@@ -148,7 +161,7 @@ def test_bad_lines_are_named_by_number_column_and_reason_and_good_ones_kept(surv
         "8;;;;;;;extra\r\n"  # 10
         ";;;;;;nobody\r\n"  # 11
         "\r\n"  # 12: blank
-        "9;;;;;;\"never closed\r\n"  # 13
+        '9;;;;;;"never closed\r\n'  # 13
         "10;ok@example.com;;;;;\r\n"  # 14
         "11;;;;;;nul\0byte\r\n"  # 15
         f"{'x' * 201};;;;;;\r\n"  # 16
@@ -183,12 +196,21 @@ def test_encodings_and_delimiters_are_found_out_and_named(
     survey: Survey, data: bytes, encoding: str, delimiter: str
 ) -> None:
     run = survey.import_(data)
-    assert (run["state"], run["encoding"], run["delimiter"], run["failed"]) == ("done", encoding, delimiter, 0)
+    assert (run["state"], run["encoding"], run["delimiter"], run["failed"]) == (
+        "done",
+        encoding,
+        delimiter,
+        0,
+    )
     assert survey.customer(external_id="1")["name"] == "Jörg Müßig"
 
 
 def test_a_few_bad_bytes_do_not_spoil_a_good_file(survey: Survey) -> None:
-    lines = ["id,name\n".encode(), *(f"{n},Jörg {n}\n".encode() for n in range(5)), "9,Jörg\n".encode("cp1252")]
+    lines = [
+        b"id,name\n",
+        *(f"{n},Jörg {n}\n".encode() for n in range(5)),
+        "9,Jörg\n".encode("cp1252"),
+    ]
     run = survey.import_(b"".join(lines))
     assert (run["created"], run["encoding"]) == (5, "utf-8")
     assert run["errors"] == [(7, None, "the line is not valid UTF-8, while the rest of the file is")]
@@ -203,7 +225,9 @@ def test_a_few_bad_bytes_do_not_spoil_a_good_file(survey: Survey) -> None:
         (b"PK\x03\x04\x14\x00", "no text file"),
     ],
 )
-def test_a_file_that_is_no_customer_file_fails_with_a_sentence(survey: Survey, data: bytes, says: str) -> None:
+def test_a_file_that_is_no_customer_file_fails_with_a_sentence(
+    survey: Survey, data: bytes, says: str
+) -> None:
     run = survey.import_(data)
     assert run["state"] == "failed"
     assert says in run["message"]
@@ -215,7 +239,11 @@ def test_an_account_change_is_carried_by_one_customer_and_counts_its_own_version
     survey.events()
     survey.import_("id,account,tier\n2,ACME,silver\n")
     (event,) = survey.events()
-    assert (event["version"], event["data"]["account"]["version"], event["data"]["account"]["tier"]) == (2, 2, "silver")
+    assert (event["version"], event["data"]["account"]["version"], event["data"]["account"]["tier"]) == (
+        2,
+        2,
+        "silver",
+    )
     # One whose customer leaves in the same file is carried by somebody who stayed.
     survey.import_("id,account,tier\n2,ACME,bronze\n2,Other,\n")
     blocks = {(e["data"]["account"]["name"], e["data"]["account"]["version"]) for e in survey.events()}

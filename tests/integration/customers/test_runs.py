@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import tracemalloc
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -143,34 +142,3 @@ def test_a_mistake_of_ours_fails_the_run_and_says_what_is_in(
     assert (run["state"], run["rows"]) == ("failed", 0)
     assert "Something broke on our side" in run["message"]
     assert survey.all("SELECT 1 FROM customer") == []
-
-
-def peak(survey: Survey, n: int) -> int:
-    """The most memory (bytes) that an import of n generated rows held, all of them new."""
-
-    def pieces() -> Iterator[bytes]:
-        yield b"id,email,phone,name,account,shoe size\n"
-        for start in range(0, n, 500):
-            lines = (
-                f"{n}-{i},{n}.{i}@example.com,+4930{n:05}{i:05},Name {i},Acc {i % 50},{i}\n"
-                for i in range(start, start + 500)
-            )
-            yield "".join(lines).encode()
-
-    with survey.db.transaction() as tx:
-        run_id = imports.begin(tx, "x.csv", "test", None)
-        run = imports.claim_new(tx, run_id, 0)
-    tracemalloc.start()
-    try:
-        importer.Importer(survey.db, run, pieces, survey.fingerprints).run()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-        assert survey.run(run_id)["created"] == n
-
-
-def test_ten_times_the_rows_need_no_more_memory(survey: Survey) -> None:
-    peak(survey, 1_000)  # loads what is loaded once
-    small = peak(survey, 2_000)
-    large = peak(survey, 20_000)
-    assert large < small * 1.15, f"{small:,} bytes for 2,000 rows, {large:,} for 20,000"
