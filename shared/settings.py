@@ -179,6 +179,6 @@ def _embedded_urls(home: Path) -> dict[str, str]:
         return {}
     known = json.loads(text)
     return {
-        name: f"postgresql://{name}:{quote(known['passwords'][name])}@127.0.0.1:{known['port']}/{name}"
+        name: f"postgresql://{name}:{quote(known['passwords'][name], safe='')}@127.0.0.1:{known['port']}/{name}"
         for name in DATABASES
     }

@@ -234,7 +234,7 @@ class Postgres:
 
     def url(self, role: str, database: str | None = None) -> str:
         """How `role` reaches `database` (its own by default)."""
-        return f"postgresql://{role}:{quote(self.passwords[role])}@{HOST}:{self.port}/{database or role}"
+        return f"postgresql://{role}:{quote(self.passwords[role], safe='')}@{HOST}:{self.port}/{database or role}"
 
     def create_databases(self) -> None:
         """Makes the four databases, each with a login role that can connect to no other."""
