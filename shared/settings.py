@@ -178,7 +178,8 @@ def _embedded_urls(home: Path) -> dict[str, str]:
     if not text:
         return {}
     known = json.loads(text)
+    passwords = {name: quote(known["passwords"][name], safe="") for name in DATABASES}
     return {
-        name: f"postgresql://{name}:{quote(known['passwords'][name], safe='')}@127.0.0.1:{known['port']}/{name}"
-        for name in DATABASES
+        name: f"postgresql://{name}:{password}@127.0.0.1:{known['port']}/{name}"
+        for name, password in passwords.items()
     }

@@ -234,7 +234,8 @@ class Postgres:
 
     def url(self, role: str, database: str | None = None) -> str:
         """How `role` reaches `database` (its own by default)."""
-        return f"postgresql://{role}:{quote(self.passwords[role], safe='')}@{HOST}:{self.port}/{database or role}"
+        password = quote(self.passwords[role], safe="")
+        return f"postgresql://{role}:{password}@{HOST}:{self.port}/{database or role}"
 
     def create_databases(self) -> None:
         """Makes the four databases, each with a login role that can connect to no other."""
