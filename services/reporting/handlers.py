@@ -41,7 +41,6 @@ def apply(tx: Tx, events: Sequence[Event]) -> None:
     if erasures:
         answers.erase(tx, erasures)
     _apply_facts(tx, _by_type(tx, events))
-    _note_heard(tx, events)
 
 
 def _by_type(tx: Tx, events: Sequence[Event]) -> dict[str, list[Event]]:
@@ -108,16 +107,3 @@ def _apply_facts(tx: Tx, kinds: dict[str, list[Event]]) -> None:
     facts.upsert(tx, facts.INVITATION, sent)
     journey.expire(tx, expired)
     journey.refresh(tx, sorted(invitations))
-
-
-def _note_heard(tx: Tx, events: Sequence[Event]) -> None:
-    heard = {
-        topic: max(e.occurred_at for e in events if e.topic == topic) for topic in {e.topic for e in events}
-    }
-    tx.values(
-        """INSERT INTO heard (topic, occurred_at, applied_at) VALUES %s
-           ON CONFLICT (topic) DO UPDATE SET
-               occurred_at = greatest(heard.occurred_at, excluded.occurred_at),
-               applied_at = excluded.applied_at""",
-        [(topic, at, tx.now) for topic, at in sorted(heard.items())],
-    )

@@ -23,7 +23,6 @@ _REPLICAS = (
     "notice",
     "nps_day",
     "funnel_day",
-    "heard",
 )
 
 

@@ -84,6 +84,7 @@ def test_every_figure_equals_the_rows_behind_it(db: Database, clock: ManualClock
         for name, figure in FIGURES.items():
             with db.transaction() as tx:
                 count = figures.count(tx, figure, selection)
+                assert figures.total(tx, figure, selection) == count, name
                 found = figures.rows(tx, figure, selection, limit=10_000)
             assert len(found) == count, name
             assert len({row["id"] for row in found}) == count, name

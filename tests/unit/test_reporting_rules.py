@@ -61,6 +61,9 @@ def test_the_grain_is_the_finest_at_which_a_typical_point_says_something() -> No
     assert grain_for(many, MARCH, 30) == "day"
     assert grain_for(some, MARCH, 30) == "week"
     assert grain_for([], Period.last(7, TODAY), 30) == "day"
+    year = Period.last(365, TODAY)
+    assert grain_for([(year.start + timedelta(days=i), 400) for i in range(365)], year, 30) == "week"
+    assert grain_for([], Period.last(3660, TODAY), 30) == "month"
 
 
 def test_a_finding_says_no_more_than_the_numbers_allow() -> None:

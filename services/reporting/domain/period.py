@@ -11,6 +11,9 @@ from typing import Literal
 Grain = Literal["day", "week", "month"]
 GRAINS: tuple[Grain, ...] = ("day", "week", "month")
 PRESETS = (7, 30, 90)
+MOST_POINTS = 130
+"""More points than this cannot be told apart along one line."""
+
 LONGEST = 3660
 """A period has at most so many days, about ten years."""
 
@@ -60,7 +63,7 @@ def buckets(grain: Grain, period: Period) -> list[date]:
 
 
 def grain_for(answers: Iterable[tuple[date, int]], period: Period, enough: int) -> Grain:
-    """The finest grain at which the typical point rests on `enough` answers.
+    """The finest grain at which the typical point rests on `enough` answers, of at most `MOST_POINTS`.
 
     `answers` are counts by day. Falls back to the coarsest grain that still has four points, so that there
     is a line to look at.
@@ -71,6 +74,8 @@ def grain_for(answers: Iterable[tuple[date, int]], period: Period, enough: int) 
         points = buckets(grain, period)
         if grain != "day" and len(points) < 4:
             break
+        if len(points) > MOST_POINTS:
+            continue
         fallback = grain
         sums = dict.fromkeys(points, 0)
         for day, count in counts:

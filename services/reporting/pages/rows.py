@@ -29,7 +29,7 @@ def show() -> str:
     page: dict[str, Any] = page_args.load(request.args)
     names = actor().role != "viewer"
     with service().db.transaction() as tx:
-        total = figures.count(tx, figure, selection)
+        total = figures.total(tx, figure, selection)
         found = figures.rows(
             tx, figure, selection, limit=page["limit"] + 1, after=_after(page["cursor"]), names=names
         )

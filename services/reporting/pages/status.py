@@ -53,6 +53,7 @@ def show() -> str:
     if request.args.get("recount"):
         with here.db.transaction() as tx:
             tx.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            tx.execute("SET LOCAL statement_timeout = 120000")
             counted = recount(tx)
     stuck = (
         sum(len(part.problems) for part in parts)

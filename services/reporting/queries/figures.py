@@ -21,7 +21,7 @@ Kind = Literal["invitation", "response", "unconfirmed", "skip"]
 @dataclass(frozen=True, slots=True)
 class Figure:
     """`one` and `many` head its rows: "1 answer with …", "12 answers with …"; `condition` is SQL on the fact,
-    which is called `f`."""
+    which is called `f`. `total` gives the same count from a rollup, in SQL."""
 
     name: str
     title: str
@@ -30,6 +30,7 @@ class Figure:
     kind: Kind
     condition: str
     definition: str
+    total: str | None = None
 
 
 _HEADS = {
@@ -62,17 +63,19 @@ _GAPS = (
 
 def _of_funnel() -> list[Figure]:
     found = [
-        _on_invitation(stage.name, stage.title, f"f.{stage.name}", stage.definition)
+        _on_invitation(stage.name, stage.title, f"f.{stage.name}", stage.definition, stage.name)
         for stage in (*STAGES, *NOTES)
     ]
     for name, title, whole, part, definition in _GAPS:
-        found.append(_on_invitation(name, title, f"f.{whole} AND NOT f.{part}", definition))
+        found.append(
+            _on_invitation(name, title, f"f.{whole} AND NOT f.{part}", definition, f"{whole} - {part}")
+        )
     return found
 
 
-def _on_invitation(name: str, title: str, condition: str, definition: str) -> Figure:
+def _on_invitation(name: str, title: str, condition: str, definition: str, total: str) -> Figure:
     one, many, rest = _HEADS[name]
-    return Figure(name, title, one + rest, many + rest, "invitation", condition, definition)
+    return Figure(name, title, one + rest, many + rest, "invitation", condition, definition, total)
 
 
 _FIGURES = (
@@ -86,6 +89,7 @@ _FIGURES = (
         "f.state = 'counted'",
         "Answers given in the period that count, each in its current version. Without those that are "
         "quarantined or excluded.",
+        "promoters + passives + detractors",
     ),
     *(
         Figure(
@@ -96,6 +100,7 @@ _FIGURES = (
             "response",
             f"f.state = 'counted' AND f.band = '{band}'",
             f"Answers with a score of {scores} given in the period, each in its current version.",
+            f"{band}s",
         )
         for band, scores in (("promoter", "9 or 10"), ("passive", "7 or 8"), ("detractor", "0 to 6"))
     ),
@@ -108,6 +113,7 @@ _FIGURES = (
         "f.state = 'quarantined'",
         "Answers that contradict themselves: several scores of one message within seconds, or a form that "
         "only machines see. They count nowhere else.",
+        "quarantined",
     ),
     Figure(
         "excluded",
@@ -118,6 +124,7 @@ _FIGURES = (
         "f.state = 'excluded'",
         "Answers that somebody took out, with a reason, and answers to test messages. They count nowhere "
         "else.",
+        "excluded",
     ),
     Figure(
         "unconfirmed",
@@ -178,8 +185,19 @@ _SELECT: dict[Kind, tuple[str, str]] = {
 }
 
 
+def total(tx: Tx, figure: Figure, selection: Selection) -> int:
+    """The figure, from a rollup where there is one: as the report shows it, however many rows there are."""
+    if figure.total is None:
+        return count(tx, figure, selection)
+    where, values = selection.where()
+    table = "nps_day" if figure.kind == "response" else "funnel_day"
+    return int(
+        tx.value(f"SELECT coalesce(sum({figure.total}), 0) FROM {table} WHERE {where}", values)  # noqa: S608
+    )
+
+
 def count(tx: Tx, figure: Figure, selection: Selection) -> int:
-    """How many rows are behind the figure."""
+    """How many rows are behind the figure, counted one by one."""
     where, values = _where(figure, selection)
     return int(tx.value(f"SELECT count(*) FROM {figure.kind} f WHERE {where}", values))  # noqa: S608
 

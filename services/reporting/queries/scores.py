@@ -8,6 +8,7 @@ from datetime import date
 
 from services.reporting.domain.nps import Difference, Score, Tally, difference, score
 from services.reporting.selection import Selection
+from services.reporting.store.rollup import NPS_COLUMNS
 from shared.db import Tx
 
 
@@ -37,6 +38,12 @@ class _Sums:
     now: Tally = field(default_factory=Tally)
     before: Tally = field(default_factory=Tally)
 
+    def add(self, tally: Tally, is_now: bool) -> None:
+        if is_now:
+            self.now += tally
+        else:
+            self.before += tally
+
     def compared(self) -> Compared:
         return Compared(score(self.now), score(self.before), difference(self.before, self.now))
 
@@ -45,31 +52,35 @@ def scores(tx: Tx, selection: Selection) -> Scores:
     """The scores of the selection, compared with as many days before."""
     before = selection.before()
     where, values = selection.where()
+    sums = ", ".join(f"sum({c}) AS {c}" for c in NPS_COLUMNS)
     rows = tx.all(
-        f"""SELECT day, program_id, touchpoint, sum(promoters) AS promoters, sum(passives) AS passives,
-                   sum(detractors) AS detractors, sum(quarantined) AS quarantined, sum(excluded) AS excluded
-            FROM nps_day WHERE {where} GROUP BY day, program_id, touchpoint ORDER BY day""",  # noqa: S608 - our own text
-        values | {"start": before.period.start},
+        f"""SELECT day >= %(first)s AS now, day, touchpoint, program_id, {sums},
+                   grouping(day) = 0 AS of_day, grouping(touchpoint) = 0 AS of_touchpoint,
+                   grouping(program_id) = 0 AS of_program
+            FROM nps_day WHERE {where}
+            GROUP BY GROUPING SETS ((day >= %(first)s), (day >= %(first)s, touchpoint),
+                                    (day >= %(first)s, program_id), (day))
+            HAVING grouping(day) = 1 OR day > %(eve)s""",  # noqa: S608 - our own text
+        values | {"start": before.period.start, "first": selection.period.start, "eve": before.period.end},
     )
     total, touchpoints, programs = _Sums(), defaultdict[str, _Sums](_Sums), defaultdict[str, _Sums](_Sums)
     by_day: dict[date, Tally] = {}
     quarantined = excluded = 0
     for row in rows:
         tally = Tally(row["promoters"], row["passives"], row["detractors"])
-        mine = (total, touchpoints[row["touchpoint"]], programs[str(row["program_id"])])
-        if row["day"] < selection.period.start:
-            for sums in mine:
-                sums.before += tally
-            continue
-        quarantined += row["quarantined"]
-        excluded += row["excluded"]
-        for sums in mine:
-            sums.now += tally
-        if tally.n:
-            by_day[row["day"]] = by_day.get(row["day"], Tally()) + tally
+        if row["of_day"]:
+            by_day[row["day"]] = tally
+        elif row["of_touchpoint"]:
+            touchpoints[row["touchpoint"]].add(tally, row["now"])
+        elif row["of_program"]:
+            programs[str(row["program_id"])].add(tally, row["now"])
+        else:
+            total.add(tally, row["now"])
+            if row["now"]:
+                quarantined, excluded = row["quarantined"], row["excluded"]
     return Scores(
         total.compared(),
-        by_day,
+        {day: by_day[day] for day in sorted(by_day) if by_day[day].n},
         _compared(touchpoints),
         _compared(programs),
         quarantined,

@@ -101,6 +101,7 @@ CREATE TABLE response (
     day date
 );
 CREATE INDEX response_day ON response (day, id) WHERE version > 0;
+CREATE INDEX response_apart ON response (day, id) WHERE state <> 'counted';
 CREATE INDEX response_account ON response (account_id, answered_at) INCLUDE (score, state);
 CREATE INDEX response_invitation ON response (invitation_id);
 CREATE INDEX response_customer ON response (customer_id);
@@ -220,10 +221,3 @@ CREATE TABLE funnel_day (
     not_helped integer NOT NULL DEFAULT 0,
     PRIMARY KEY (day, program_id, touchpoint)
 ) WITH (fillfactor = 70);
-
--- How far each topic has been heard: what "as of 12:03" is read from when there is a lag.
-CREATE TABLE heard (
-    topic text PRIMARY KEY,
-    occurred_at timestamptz NOT NULL,
-    applied_at timestamptz NOT NULL
-);
