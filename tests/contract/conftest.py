@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 
 from shared.clock import ManualClock
@@ -15,8 +17,10 @@ from shared.events import outbox
 from shared.events.consumer import Apply, Consumer
 from shared.events.envelope import Event
 from shared.events.relay import Relay
+from shared.ids import SystemIds
 from shared.log import Entry, Log, open_log
 from shared.settings import Settings
+from tests.support.postgres import FreshDatabases, TestPostgres
 
 GROUP = "reporting"
 KEYS = [str(uuid.UUID(int=number)) for number in range(1, 101)]
@@ -146,21 +150,51 @@ class Bench:
         return sum(lag.unread for lag in self.log.lag(GROUP))
 
 
+@pytest.fixture(scope="session")
+def shared_urls(postgres: TestPostgres) -> Iterator[FreshDatabases]:
+    """Databases that the tests of this folder share; each leaves them empty."""
+    urls = FreshDatabases(postgres)
+    yield urls
+    urls.drop()
+
+
 @pytest.fixture(params=["embedded"])
-def log(request: pytest.FixtureRequest, settings: Settings, clock: ManualClock) -> Iterator[Log]:
+def log(
+    request: pytest.FixtureRequest, shared_urls: FreshDatabases, tmp_path: Path, clock: ManualClock
+) -> Iterator[Log]:
     """An empty log with every topic of the catalog."""
+    settings = Settings(home=tmp_path, secret="x" * 32, database_urls=shared_urls)
     made = open_log(settings, clock)
     made.ensure_topics()
     yield made
     made.close()
+    _empty(shared_urls["log"], "log_record, log_offset, log_partition, log_topic, log_producer")
 
 
 @pytest.fixture
-def bench(log: Log, database: Callable[[str], Database], clock: ManualClock) -> Bench:
-    reader = database("reporting")
+def bench(log: Log, shared_urls: FreshDatabases, clock: ManualClock, ids: SystemIds) -> Iterator[Bench]:
+    owner, reader = (Database(shared_urls[name], clock, ids, name=name) for name in ("survey", "reporting"))
     with reader.transaction() as tx:
         tx.execute(
-            """CREATE TABLE effect (id bigint GENERATED ALWAYS AS IDENTITY,
+            """CREATE TABLE IF NOT EXISTS effect (id bigint GENERATED ALWAYS AS IDENTITY,
                 event_id uuid, topic text, key text, version bigint)"""
         )
-    return Bench(log, database("survey"), reader, clock)
+    yield Bench(log, owner, reader, clock)
+    owner.close()
+    reader.close()
+    _empty(shared_urls["survey"], "outbox, parked_key, parked, customer")
+    _empty(shared_urls["reporting"], "inbox, parked_key, parked, consumer_stop, effect")
+
+
+def _empty(url: str, tables: str) -> None:
+    """Empties tables, whoever a test left holding them."""
+    connection = psycopg2.connect(url)
+    try:
+        with connection, connection.cursor() as cur:
+            cur.execute(
+                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+            )
+            cur.execute(f"TRUNCATE {tables} CASCADE")
+    finally:
+        connection.close()
