@@ -14,7 +14,7 @@ from shared.events.outbox import New
 
 # Everything an event about an answer says, but for the answer itself.
 ABOUT = f"""i.id AS invitation_id, i.customer_id, i.program_id, p.name AS program_name, i.touchpoint, i.channel,
-    i.test, {store.ACCOUNT_BLOCK} AS account, c.language, c.time_zone"""  # noqa: S608
+    i.test, {store.ACCOUNT_BLOCK} AS account, c.language, c.time_zone"""
 ABOUT_JOINS = """JOIN program p ON p.id = i.program_id JOIN customer c ON c.id = i.customer_id
     LEFT JOIN account a ON a.id = c.account_id"""
 

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from shared.clock import ManualClock
 from shared.db import Row
-from shared.settings import Settings
-from tests.support.asking import Asking, score_link, trail_link
+from tests.support.asking import Asking, asking, score_link, task, told_of_a_change, trail_link
 from tests.support.browser import chromium, serving
+from tests.support.postgres import TestPostgres
 
 
 @pytest.fixture(scope="module")
@@ -22,17 +21,22 @@ def browser() -> Iterator[Browser]:
         yield found
 
 
-@pytest.fixture
-def survey(settings: Settings, clock: ManualClock) -> Iterator[Asking]:
-    service = Asking(settings, clock)
-    yield service
-    service.close()
+@pytest.fixture(scope="module")
+def one_survey(postgres: TestPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
+    with asking(postgres, tmp_path_factory.mktemp("answer")) as service:
+        yield service
 
 
-@pytest.fixture
-def base(survey: Asking) -> Iterator[str]:
-    with serving(survey.app) as url:
+@pytest.fixture(scope="module")
+def base(one_survey: Asking) -> Iterator[str]:
+    with serving(one_survey.app) as url:
         yield url
+
+
+@pytest.fixture
+def survey(one_survey: Asking) -> Asking:
+    one_survey.reset()
+    return one_survey
 
 
 @pytest.fixture
@@ -120,7 +124,7 @@ def test_a_human_input_confirms_without_another_click(
     GESTURES[gesture](page)
     rows = wait_for_answers(survey, 1)
     assert [row["score"] for row in rows] == [8]
-    page.get_by_text("Saved. Thank you.").wait_for()
+    page.get_by_text("Saved. Thank you for telling us.").wait_for()
     GESTURES[gesture](page) if gesture != "the button" else None
     assert len(wait_for_answers(survey, 1)) == 1
 
@@ -154,7 +158,7 @@ def test_one_press_on_another_score_is_that_score_alone(
 ) -> None:
     page = open_page(base + score_link(survey.invited(), 3), has_touch=True)
     page.get_by_role("button", name="9 of 10").tap()
-    page.get_by_text("Saved. Thank you.").wait_for()
+    page.get_by_text("Saved. Thank you for telling us.").wait_for()
     page.wait_for_timeout(1000)
     assert [row["score"] for row in answers(survey)] == [9]
     assert page.get_by_role("button", name="9 of 10").get_attribute("aria-pressed") == "true"
@@ -194,15 +198,13 @@ def test_an_answer_is_repeated_until_the_server_has_it(
     page.route("**/a/*", lose)
     page.keyboard.press("Tab")
     page.get_by_text("not been saved yet").wait_for()
-    page.get_by_text("Saved. Thank you.").wait_for()
+    page.get_by_text("Saved. Thank you for telling us.").wait_for()
     assert len(lost) == 2
     assert [row["score"] for row in answers(survey)] == [3]
     errors.clear()
 
 
 def test_the_promise_appears_by_itself(survey: Asking, base: str, open_page: Callable[..., Page]) -> None:
-    from tests.support.asking import task
-
     page = open_page(base + score_link(survey.invited(time_zone="America/New_York"), 3))
     page.keyboard.press("Tab")
     page.get_by_text("We are looking who can take care").wait_for()
@@ -211,33 +213,35 @@ def test_the_promise_appears_by_itself(survey: Asking, base: str, open_page: Cal
 
 
 @pytest.mark.parametrize("language", ["en", "de", "es"])
-@pytest.mark.parametrize("width", [320, 390, 1280])
-def test_the_page_fits_and_weighs_little(
-    survey: Asking, base: str, open_page: Callable[..., Page], language: str, width: int
+def test_the_page_fits_every_screen_and_weighs_little(
+    survey: Asking, base: str, open_page: Callable[..., Page], language: str
 ) -> None:
     loaded: list[int] = []
-    path = score_link(survey.invited(language=language), 6)
-    page = open_page(base + path, viewport={"width": width, "height": 780})
+    page = open_page(base + score_link(survey.invited(language=language), 6))
     page.on("response", lambda response: loaded.append(len(response.body())))
     page.reload(wait_until="networkidle")
     assert len(loaded) == 1 and loaded[0] < 20_000
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    sizes = page.evaluate("[...document.querySelectorAll('.row button')].map((b) => b.getBoundingClientRect().toJSON())")
-    assert all(size["width"] >= 44 and size["height"] >= 44 for size in sizes)
     assert page.locator("html").get_attribute("lang") == language
+    for width in (320, 390, 1280):
+        page.set_viewport_size({"width": width, "height": 780})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        sizes = page.evaluate(
+            "[...document.querySelectorAll('.row button')].map((b) => b.getBoundingClientRect().toJSON())"
+        )
+        assert all(size["width"] >= 44 and size["height"] >= 44 for size in sizes)
 
 
 def test_did_it_help_is_answered_by_the_first_human_input(
     survey: Asking, base: str, open_page: Callable[..., Page]
 ) -> None:
-    from tests.support.asking import told_of_a_change
-
     message = survey.invited()
     survey.submit(score_link(message, 3))
     notice_id = told_of_a_change(survey)
     sent: list[str] = []
     page = open_page(base + trail_link(message))
-    page.route("**/followup/n", lambda route: (sent.append(route.request.post_data or ""), route.fulfill(status=204)))
+    page.route(
+        "**/followup/n", lambda route: (sent.append(route.request.post_data or ""), route.fulfill(status=204))
+    )
     page.goto(base + trail_link(message) + f"?n={notice_id}&helped=yes")
     page.wait_for_timeout(500)
     assert sent == []

@@ -68,7 +68,14 @@ def receive(
         }
         facts.publish(tx, [facts.message_received(row | {"text": text, "at": at})])
     if reading.keyword != "stop" and (answered or effect in ("start", "help")):
-        _reply(tx, inbound_id, customer_id, invitation_id, "answered" if answered else "started" if effect == "start" else effect, reading.score)
+        _reply(
+            tx,
+            inbound_id,
+            customer_id,
+            invitation_id,
+            "answered" if answered else "started" if effect == "start" else effect,
+            reading.score,
+        )
     return Received(effect, customer_id if reading.keyword == "stop" else None)
 
 

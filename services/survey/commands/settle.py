@@ -54,18 +54,17 @@ def settled(tx: Tx, outcomes: Sequence[Outcome]) -> None:
 
 def notices(tx: Tx, results: Sequence[Result]) -> None:
     """Settles permits that followup had; the same result again changes nothing."""
+    failed = []
     for result in results:
         if result.result == "handed":
             ledger.handed(tx, result.id, result.provider_id)
         elif result.result == "uncertain":
             ledger.uncertain(tx, result.id, result.reason or "")
-        else:
-            # Failed for good or for now: either way it gives the budget back, and a new permit may be asked for.
-            ledger.failed(tx, result.id, result.reason or result.result)
-    failed = [result.id for result in results if result.result == "failed"]
+        # Failed for good or for now: either way it gives the budget back, and a new permit may be asked for.
+        elif ledger.failed(tx, result.id, result.reason or result.result) and result.result == "failed":
+            failed.append(result.id)
     for row in _locked(tx, failed).values():
-        if row["state"] == "failed":
-            facts.publish(tx, [facts.delivery_reported(row, "failed", row["reason"], tx.now)])
+        facts.publish(tx, [facts.delivery_reported(row, "failed", row["reason"], tx.now)])
 
 
 def report(

@@ -76,19 +76,19 @@ def task_lines(
     due, tried, contacted, resolved = (
         _instant(task[name]) for name in ("due_at", "first_contact_at", "contacted_at", "resolved_at")
     )
+    # Only an escalation reminds the owner; nothing is said that is not so.
+    late = "late" if owner and task["escalated_at"] else "late_team"
     lines: list[tuple[str, str]] = []
     if contacted:
-        late = due is not None and contacted > due
-        lines.append(("done", say(f"kept_late{team}" if late else f"kept{team}", contacted)))
+        kept = "kept_late" if due is not None and contacted > due else "kept"
+        lines.append(("done", say(kept + team, contacted)))
     elif task["state"] == "open":
         if tried:
             lines.append(("open", say("tried", tried)))
         if task["dont_call"]:
             lines.append(("open", say(f"promise_read{team}")))
         elif due is not None and not tried:
-            lines.append(
-                ("late", say(f"late{team}", due)) if now > due else ("open", say(f"promise{team}", due))
-            )
+            lines.append(("late", say(late, due)) if now > due else ("open", say(f"promise{team}", due)))
     if task["state"] == "resolved" and resolved:
         lines.append(("done", say("resolved", resolved)))
     elif task["reopened"]:

@@ -6,14 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.clock import ManualClock
-from shared.settings import Settings
-from tests.support.asking import Asking
+from tests.support.asking import Asking, asking
+from tests.support.postgres import TestPostgres
+
+
+@pytest.fixture(scope="package")
+def one_survey(postgres: TestPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
+    with asking(postgres, tmp_path_factory.mktemp("asking")) as service:
+        yield service
 
 
 @pytest.fixture
-def survey(settings: Settings, clock: ManualClock) -> Iterator[Asking]:
+def survey(one_survey: Asking) -> Asking:
     """Survey with a company and a program."""
-    service = Asking(settings, clock)
-    yield service
-    service.close()
+    one_survey.reset()
+    return one_survey

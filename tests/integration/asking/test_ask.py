@@ -120,7 +120,9 @@ def test_touchpoint_comes_from_the_ask_else_the_customer_else_the_program(survey
         ({"account": "Acme Ltd", "touchpoint": "support"}, set()),
     ],
 )
-def test_an_audience_is_a_list_or_a_filter(survey: Asking, audience: dict[str, object], asked: set[str]) -> None:
+def test_an_audience_is_a_list_or_a_filter(
+    survey: Asking, audience: dict[str, object], asked: set[str]
+) -> None:
     run = survey.import_(
         "external id,email,account,touchpoint,hobby\n"
         "a,a@example.com,Acme Ltd,order,silver\nb,b@example.com,,order,gold\nc,c@example.com,,,\n"
@@ -132,7 +134,15 @@ def test_an_audience_is_a_list_or_a_filter(survey: Asking, audience: dict[str, o
 
 
 @pytest.mark.parametrize(
-    "audience", [{}, {"all": False}, {"all": True, "account": "x"}, {"nobody": 1}, {"customers": "x"}, {"property": {"name": "x"}}]
+    "audience",
+    [
+        {},
+        {"all": False},
+        {"all": True, "account": "x"},
+        {"nobody": 1},
+        {"customers": "x"},
+        {"property": {"name": "x"}},
+    ],
 )
 def test_an_audience_that_nobody_can_mean_asks_nobody(survey: Asking, audience: dict[str, object]) -> None:
     survey.add()
@@ -229,7 +239,12 @@ def test_a_late_report_settles_an_uncertain_message(survey: Asking) -> None:
     survey.ask()
     survey.send()
     delivery = survey.one("SELECT * FROM delivery")
-    event = {"id": "e1", "type": "delivered", "delivery_id": delivery["id"], "at": survey.clock.now().isoformat()}
+    event = {
+        "id": "e1",
+        "type": "delivered",
+        "delivery_id": delivery["id"],
+        "at": survey.clock.now().isoformat(),
+    }
     survey.events()
     assert survey.webhook(event).status_code == 204
     assert survey.one("SELECT state FROM invitation")["state"] == "sent"
