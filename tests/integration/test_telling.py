@@ -19,7 +19,6 @@ from services.followup.domain.change import Draft
 from services.followup.notice_sender import NoticeSender
 from services.survey import handlers as survey_handlers
 from shared.channels import Message
-from shared.clock import ManualClock
 from shared.db import Database, Row
 from shared.events.envelope import Event
 from shared.ids import SystemIds
@@ -104,8 +103,9 @@ def _event(row: Row) -> Event:
 
 
 @pytest.fixture
-def both(settings: Settings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Both]:
-    survey = Asking(settings, clock)
+def both(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Both]:
+    survey = Asking(settings)
+    clock = survey.clock
     server = make_server("127.0.0.1", 0, survey.app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

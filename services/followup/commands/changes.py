@@ -167,7 +167,8 @@ def _queue_notices(tx: Tx, change: Row, expected: int | None) -> int:
             slug="audience-changed",
         )
     told = 0
-    for people in audience.batches(tx, change, BATCH):
+    for found in audience.batches(tx, change, BATCH):
+        people = _still_there(tx, found)
         rows = [
             (
                 tx.ids.new(), change["id"], person["customer_id"], person["response_id"],
@@ -186,6 +187,15 @@ def _queue_notices(tx: Tx, change: Row, expected: int | None) -> int:
         notices.queue(tx, made)
         told += len(made)
     return told
+
+
+def _still_there(tx: Tx, people: list[Row]) -> list[Row]:
+    """Those nobody has erased since they were found; an erasure that comes now waits for their notices."""
+    ids = [person["customer_id"] for person in people]
+    tx.all("SELECT 1 FROM customer WHERE id = ANY(%s::uuid[]) ORDER BY id FOR KEY SHARE", (ids,))
+    rows = tx.all("SELECT customer_id FROM erased WHERE customer_id = ANY(%s::uuid[])", (ids,))
+    erased = {row["customer_id"] for row in rows}
+    return [person for person in people if person["customer_id"] not in erased]
 
 
 def _append(tx: Tx, change: Row, *, replay: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from services.followup.commands import locks
 from services.followup.domain.by import By
 from shared.channels import ledger
 from shared.channels.ledger import Delivery, NewDelivery
@@ -237,10 +238,7 @@ def _locked(tx: Tx, notice_id: str) -> Row:
         customer = tx.value("SELECT customer_id FROM notice WHERE id = %s", (notice_id,))
     if customer is None:
         raise NotFound("We do not know this message.")
-    lock = "SELECT 1 FROM customer WHERE id = %s FOR NO KEY UPDATE"
-    if not tx.one(lock, (customer,)) and not _is_erased(tx, customer):
-        tx.execute("INSERT INTO customer (id) VALUES (%s) ON CONFLICT DO NOTHING", (customer,))
-        tx.one(lock, (customer,))
+    locks.lock(tx, [], [customer])
     notice = tx.one("SELECT * FROM notice WHERE id = %s FOR NO KEY UPDATE", (notice_id,))
     assert notice is not None  # noqa: S101 - notices are never deleted
     return notice

@@ -124,7 +124,10 @@ def confirm(change_id: str) -> str | Response:
         size = audience.size(tx, change)
         if change["state"] == "published" and not size.total:
             return redirect(f"{_HERE}/{change_id}", 303)
-    return render_template("followup/change_confirm.html", change=change, size=size, reason_text=reason_text)
+        people = audience.people(tx, change, limit=_PAGE)
+    return render_template(
+        "followup/change_confirm.html", change=change, size=size, people=people, reason_text=reason_text
+    )
 
 
 @bp.post(f"{_HERE}/<change_id>/publish")

@@ -77,6 +77,15 @@ def test_a_lead_writes_finds_tells_and_withdraws(followup: Followup, lead: Brows
     told = lead.get(here).text
     assert "was told to 0 of 1 customer" in told and "Waits to be sent" in told
 
+    _, before = answer(followup, "It was late in February, too", name="Ben Before")
+    tie(followup, before)
+    assert "Tell 1 more customer" in lead.get(here).text
+    more = lead.get(f"{here}/publish").text
+    assert "Tell 1 customer more?" in more and "Ben Before" in more
+    lead.post(f"{here}/publish", {"more": "1", "expected": "1"}, form_on=here)
+    assert len(followup.all("SELECT 1 FROM notice")) == 2
+    assert lead.get(f"{here}/publish").status_code == 303
+
     assert "still waiting" in lead.get(f"{here}/withdraw").text
     lead.post(f"{here}/withdraw", form_on=here)
     assert "the change was withdrawn first" in lead.get(here).text

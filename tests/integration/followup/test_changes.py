@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from datetime import date, timedelta
 from typing import Any
 
 import pytest
 
-from services.followup import rebuild
+from services.followup import handlers, rebuild
 from services.followup.commands import changes, notices, themes
 from services.followup.domain.by import By
 from services.followup.domain.change import Draft
@@ -250,6 +251,28 @@ def test_a_big_audience_goes_in_batches(story: Story, monkeypatch: pytest.Monkey
 
     assert story.publish(story.draft())["audience_count"] == 23
     assert len(story.notices()) == 23
+
+
+def test_an_erasure_under_way_wins_over_publishing(story: Story) -> None:
+    followup = story.followup
+    kept, erased = story.customer(), story.customer()
+    for customer in (kept, erased):
+        story.tie(story.answer(customer, 3, "Late"))
+    change = story.draft()
+    publishing = threading.Thread(target=story.publish, args=(change,))
+
+    with followup.db.transaction() as tx:
+        handlers.apply(tx, [followup.erasure(erased)])
+        publishing.start()
+        with followup.db.transaction() as other:
+            for _ in range(200):
+                if other.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                    break
+                time.sleep(0.02)
+    publishing.join()
+
+    assert [notice["customer_id"] for notice in story.notices()] == [kept]
+    assert not followup.all("SELECT 1 FROM delivery WHERE customer_id = %s", erased)
 
 
 def test_tells_those_tied_later_but_not_those_who_answered_later(story: Story) -> None:
