@@ -20,6 +20,7 @@ def apply(tx: Tx, events: Sequence[Event]) -> None:
     All rows the batch may touch are locked first, in order.
     """
     locks.lock_for(tx, events)
+    _replicate(tx, events)
     _BY_TYPE(tx, events)
 
 
@@ -37,12 +38,9 @@ def program_changed(tx: Tx, event: Event) -> None:
 
 
 def customer_changed(tx: Tx, event: Event) -> None:
-    """A customer's full state, or their erasure."""
+    """A customer's erasure; their state is kept with the whole batch's."""
     if event.data is None:
         _erase(tx, event.key)
-    elif not replicas.is_erased(tx, event.key):
-        _account(tx, event.data["account"])
-        replicas.store_customer(tx, event.version, event.data)
 
 
 def response_changed(tx: Tx, event: Event) -> None:
@@ -50,7 +48,6 @@ def response_changed(tx: Tx, event: Event) -> None:
     data = _data(event)
     if replicas.is_erased(tx, data["customer_id"]):
         return
-    _account(tx, data["account"])
     stored = replicas.store_response(tx, event.version, data)
     if stored is None:
         return
@@ -67,7 +64,6 @@ def response_unconfirmed(tx: Tx, event: Event) -> None:
     """A click nobody confirmed; one of 0–6 is shown as "perhaps unhappy"."""
     data = _data(event)
     if data["band"] == "detractor" and not replicas.is_erased(tx, data["customer_id"]):
-        _account(tx, data["account"])
         replicas.store_unconfirmed(tx, data, score=data["score"], at=data["clicked_at"])
 
 
@@ -93,10 +89,29 @@ def _erase(tx: Tx, customer_id: str) -> None:
     tx.execute("DELETE FROM customer WHERE id = %s", (customer_id,))
 
 
-def _account(tx: Tx, account: dict[str, Any] | None) -> None:
-    changed = replicas.store_account(tx, account)
-    if changed:
-        owners.manager_changed(tx, *changed)
+def _replicate(tx: Tx, events: Sequence[Event]) -> None:
+    """Accounts and customers of the batch, with one statement each: an import brings many.
+
+    Before everything else in the batch: an answer finds its account's present manager, and an erasure
+    removes what came before it.
+    """
+    told = [event for event in events if event.type in _WITH_ACCOUNT and event.data is not None]
+    accounts = [account for event in told if (account := _data(event)["account"]) is not None]
+    managers_before = dict(replicas.store_accounts(tx, accounts)) if accounts else {}
+    if managers_before:
+        owners.managers_changed(tx, managers_before)
+    customers = [(event.version, _data(event)) for event in told if event.type == "customer.changed"]
+    if customers:
+        replicas.store_customers(tx, customers)
+
+
+_WITH_ACCOUNT = (
+    "customer.changed",
+    "response.recorded",
+    "response.revised",
+    "response.excluded",
+    "response.unconfirmed",
+)
 
 
 def _data(event: Event) -> dict[str, Any]:

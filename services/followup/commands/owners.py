@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from services.followup.commands import staff_mail, tasks
@@ -65,18 +66,20 @@ def find_owners(tx: Tx) -> None:
             _give(tx, row, found, None)
 
 
-def manager_changed(tx: Tx, account_id: str, before: str | None) -> None:
-    """The account has another manager: a task that was the old one's, and that nobody began, follows."""
-    owners = Owners(tx)
-    was = owners.of(before)
-    for row in _open(
+def managers_changed(tx: Tx, before: Mapping[str, str | None]) -> None:
+    """These accounts (with their manager before) have another manager now: a task that was the old one's,
+    and that nobody began, follows."""
+    waiting = _open(
         tx,
-        """t.account_id = %(account)s AND t.first_contact_at IS NULL
-           AND t.owner_id IS NOT DISTINCT FROM %(was)s""",
-        {"account": account_id, "was": was.id if was else None},
-    ):
-        found = owners.of(row["manager_email"])
-        if found is not None and found.id != row["owner_id"]:
+        "t.account_id = ANY(%(accounts)s::uuid[]) AND t.first_contact_at IS NULL",
+        {"accounts": list(before)},
+    )
+    if not waiting:
+        return
+    owners = Owners(tx)
+    for row in waiting:
+        was, found = owners.of(before[row["account_id"]]), owners.of(row["manager_email"])
+        if found is not None and row["owner_id"] == (was.id if was else None):
             _give(tx, row, found, "The account has another manager.")
 
 
@@ -107,7 +110,7 @@ def owner_changed(tx: Tx, staff_id: str) -> None:
 
 def _open(tx: Tx, where: str, args: dict[str, Any]) -> list[Row]:
     return tx.all(
-        f"""SELECT t.id, t.version, t.owner_id, a.manager_email, o.name AS owner_name,
+        f"""SELECT t.id, t.version, t.owner_id, t.account_id, a.manager_email, o.name AS owner_name,
                    d.id AS deputy_id, d.email AS deputy_email, d.role AS deputy_role
             FROM task t LEFT JOIN account a ON a.id = t.account_id
             LEFT JOIN staff o ON o.id = t.owner_id LEFT JOIN staff d ON d.id = o.deputy_id

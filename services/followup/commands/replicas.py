@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -42,52 +42,81 @@ def store_program(tx: Tx, program_id: str, version: int, data: Mapping[str, Any]
     )
 
 
-def store_account(tx: Tx, account: Mapping[str, Any] | None) -> tuple[str, str | None] | None:
-    """Keeps a newer account, whose row the caller has locked.
+def store_accounts(tx: Tx, accounts: Iterable[Mapping[str, Any]]) -> list[tuple[str, str | None]]:
+    """Keeps what is newer of many accounts, whose rows the caller has locked.
 
-    Returns its id and the manager before when that is another one now, else None.
+    Returns the id and the manager before of each whose manager is another one now.
     """
-    if account is None:
-        return None
-    before = tx.one("SELECT version, manager_email FROM account WHERE id = %s", (account["id"],))
-    if before and before["version"] >= account["version"]:
-        return None
-    manager = (account["manager_email"] or "").strip().casefold() or None
-    tx.execute(
-        """INSERT INTO account (id, version, name, tier, annual_value, manager_email)
-           VALUES (%(id)s, %(version)s, %(name)s, %(tier)s, %(annual_value)s, %(manager)s)
+    newest: dict[str, Mapping[str, Any]] = {}
+    for account in accounts:
+        if account["id"] not in newest or newest[account["id"]]["version"] < account["version"]:
+            newest[account["id"]] = account
+    known = {
+        row["id"]: row
+        for row in tx.all(
+            "SELECT id, version, manager_email FROM account WHERE id = ANY(%s::uuid[])", (list(newest),)
+        )
+    }
+    rows, changed = [], []
+    for id_, account in sorted(newest.items()):
+        before = known.get(id_)
+        if before and before["version"] >= account["version"]:
+            continue
+        manager = (account["manager_email"] or "").strip().casefold() or None
+        was = before["manager_email"] if before else None
+        if was != manager:
+            changed.append((id_, was))
+        rows.append(
+            (id_, account["version"], account["name"], account["tier"], account["annual_value"], manager)
+        )
+    tx.values(
+        """INSERT INTO account (id, version, name, tier, annual_value, manager_email) VALUES %s
            ON CONFLICT (id) DO UPDATE SET version = excluded.version, name = excluded.name,
                tier = excluded.tier, annual_value = excluded.annual_value,
                manager_email = excluded.manager_email
            WHERE account.version < excluded.version""",
-        {**account, "manager": manager},
+        rows,
+        template="(%s::uuid, %s, %s, %s, %s::numeric, %s)",
     )
-    was = before["manager_email"] if before else None
-    return (account["id"], was) if was != manager else None
+    return changed
 
 
-def store_customer(tx: Tx, version: int, data: Mapping[str, Any]) -> None:
-    """Keeps a newer customer, whose row (a stub at least) the caller has locked."""
-    account = data["account"]
-    tx.execute(
+def store_customers(tx: Tx, customers: Iterable[tuple[int, Mapping[str, Any]]]) -> None:
+    """Keeps what is newer of many customers (version and data), whose rows, stubs at least, the caller has
+    locked; erased ones are refused."""
+    newest: dict[str, tuple[int, Mapping[str, Any]]] = {}
+    for version, data in customers:
+        if data["id"] not in newest or newest[data["id"]][0] < version:
+            newest[data["id"]] = (version, data)
+    erased = {
+        row["customer_id"]
+        for row in tx.all(
+            "SELECT customer_id FROM erased WHERE customer_id = ANY(%s::uuid[])", (list(newest),)
+        )
+    }
+    tx.values(
         """INSERT INTO customer (id, version, name, email, phone, account_id, language, time_zone, data)
-           VALUES (%(id)s, %(version)s, %(name)s, %(email)s, %(phone)s, %(account_id)s, %(language)s,
-                   %(time_zone)s, %(data)s)
+           VALUES %s
            ON CONFLICT (id) DO UPDATE SET version = excluded.version, name = excluded.name,
                email = excluded.email, phone = excluded.phone, account_id = excluded.account_id,
                language = excluded.language, time_zone = excluded.time_zone, data = excluded.data
            WHERE customer.version < excluded.version""",
-        {
-            "id": data["id"],
-            "version": version,
-            "name": data["name"],
-            "email": data["email"],
-            "phone": data["phone"],
-            "account_id": account["id"] if account else None,
-            "language": data["language"],
-            "time_zone": data["time_zone"],
-            "data": Json(dict(data)),
-        },
+        [
+            (
+                id_,
+                version,
+                data["name"],
+                data["email"],
+                data["phone"],
+                data["account"]["id"] if data["account"] else None,
+                data["language"],
+                data["time_zone"],
+                Json(dict(data)),
+            )
+            for id_, (version, data) in sorted(newest.items())
+            if id_ not in erased
+        ],
+        template="(%s::uuid, %s, %s, %s, %s, %s::uuid, %s, %s, %s)",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, make_response, redirect, render_template, request
@@ -161,7 +160,7 @@ def detail(tx: Tx, task_id: str) -> dict[str, Any]:
         "outcomes": list(OUTCOMES.items()),
         "channels": list(CHANNELS.items()),
         "other_on_it": row["on_it_name"] if row["on_it_id"] != actor().id else None,
-        "seen": tx.now.isoformat(),
+        "seen": tasks.entries(tx, task_id),
         "form": {},
         "wrong": {},
         "doing": None,
@@ -210,6 +209,7 @@ def _conflict(task_id: str, doing: str, problem: str | None = None, status: int 
         except NotFound:
             row = None
         missed = tasks.since(tx, task_id, _seen()) if row else []
+        seen = tasks.entries(tx, task_id) if row else 0
     kept = {
         name: value
         for name, value in request.form.items()
@@ -228,7 +228,7 @@ def _conflict(task_id: str, doing: str, problem: str | None = None, status: int 
         problem=problem,
         outcomes=OUTCOMES,
         channels=CHANNELS,
-        seen=service().clock.now().isoformat(),
+        seen=seen,
     )
     return make_response(page, status)
 
@@ -238,12 +238,10 @@ def _version() -> int | None:
     return int(text) if text.isdigit() and len(text) < 18 else None
 
 
-def _seen() -> datetime:
-    try:
-        seen = datetime.fromisoformat(request.form.get("seen", ""))
-        return seen if seen.tzinfo else service().clock.now()
-    except ValueError:
-        return service().clock.now()
+def _seen() -> int:
+    text = request.form.get("seen", "")
+    # A program's form may not say: then everything is news.
+    return int(text) if text.isdigit() and len(text) < 9 else 0
 
 
 def _back(task_id: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from services.followup.commands.tasks import GONE
@@ -12,14 +11,15 @@ from shared.db import Row, Tx
 from shared.errors import NotFound
 from shared.ids import is_id
 
-# Whom a task concerns most: whoever said something, then the lowest score, then the newest.
+# The tasks are chosen first, so that the rest is looked up for one page of them only. Whom a task
+# concerns most: whoever said something, then the lowest score, then the newest.
 _CARD = """
 SELECT t.*, a.name AS account_name, a.tier, a.annual_value, a.manager_email,
        o.name AS owner_name, o.email AS owner_email, th.name AS theme, b.name AS on_it_name,
        w.response_id, w.score, w.comment, w.callback, w.answered_at, w.touchpoint, w.program_name,
        w.customer_id AS speaker_id, w.customer_name, w.phone, w.email, w.language,
        n.answers, n.people, la.at AS last_attempt_at, la.reached AS last_reached, la.by_name AS last_by
-FROM task t
+FROM ({chosen}) t
 LEFT JOIN account a ON a.id = t.account_id
 LEFT JOIN staff o ON o.id = t.owner_id
 LEFT JOIN staff b ON b.id = t.on_it_id AND t.on_it_at > %(now)s - interval '30 minutes'
@@ -83,10 +83,7 @@ def cards(
         where.append("t.owner_id = %(owner)s")
     if after:
         args["after"], args["after_id"] = after
-    return [
-        _staged(tx, row)
-        for row in tx.all(f"{_CARD} WHERE {' AND '.join(where)} ORDER BY {order} LIMIT %(limit)s", args)
-    ]
+    return _chosen(tx, where, order, args)
 
 
 def position(row: Row, view: str) -> list[Any]:
@@ -110,17 +107,11 @@ def counts(tx: Tx, by: By) -> dict[str, int]:
 
 def card(tx: Tx, by: By, task_id: str) -> Row:
     """One task. Raises `NotFound` when it is not there or none of `by`'s business."""
-    row = (
-        tx.one(
-            f"{_CARD} WHERE t.id = %(id)s AND {_visible(by)}",
-            {"id": task_id, "now": tx.now, "me": by.staff_id},
-        )
-        if is_id(task_id)
-        else None
-    )
-    if row is None:
+    args = {"id": task_id, "now": tx.now, "me": by.staff_id, "limit": 1}
+    rows = _chosen(tx, ["t.id = %(id)s", _visible(by)], "t.id", args) if is_id(task_id) else []
+    if not rows:
         raise NotFound(GONE)
-    return _staged(tx, row)
+    return rows[0]
 
 
 def answers(tx: Tx, task_id: str) -> list[Row]:
@@ -179,10 +170,15 @@ def history(tx: Tx, task: Row, limit: int = 200) -> list[Row]:
     )
 
 
-def since(tx: Tx, task_id: str, seen: datetime) -> list[Row]:
-    """The task's entries written after `seen`, oldest first: what somebody missed."""
+def entries(tx: Tx, task_id: str) -> int:
+    """How many entries a task's history has; they only grow, so the number says how much one has seen."""
+    return int(tx.value("SELECT count(*) FROM task_entry WHERE task_id = %s", (task_id,)))
+
+
+def since(tx: Tx, task_id: str, seen: int) -> list[Row]:
+    """The task's entries after the first `seen`, oldest first: what somebody missed."""
     return tx.all(
-        "SELECT * FROM task_entry WHERE task_id = %s AND at > %s ORDER BY at, id LIMIT 20", (task_id, seen)
+        "SELECT * FROM task_entry WHERE task_id = %s ORDER BY at, id LIMIT 20 OFFSET %s", (task_id, seen)
     )
 
 
@@ -220,12 +216,13 @@ def listed(
     if after:
         where.append("(t.opened_at, t.id) < (%(after)s::timestamptz, %(after_id)s::uuid)")
         args["after"], args["after_id"] = after
-    return [
-        _staged(tx, row)
-        for row in tx.all(
-            f"{_CARD} WHERE {' AND '.join(where)} ORDER BY t.opened_at DESC, t.id DESC LIMIT %(limit)s", args
-        )
-    ]
+    return _chosen(tx, where, "t.opened_at DESC, t.id DESC", args)
+
+
+def _chosen(tx: Tx, where: list[str], order: str, args: dict[str, Any]) -> list[Row]:
+    chosen = f"SELECT * FROM task t WHERE {' AND '.join(where)} ORDER BY {order} LIMIT %(limit)s"  # noqa: S608
+    rows = tx.all(f"{_CARD.format(chosen=chosen)} ORDER BY {order}", args)
+    return [_staged(tx, row) for row in rows]
 
 
 def _visible(by: By) -> str:
