@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from services.reporting import rebuild
+from services.reporting import cli, rebuild
 from services.reporting.handlers import apply
 from services.reporting.queries.recount import recount
 from shared.db import Database, Row
 from shared.errors import Unavailable
 from shared.events.envelope import Event
+from shared.settings import Settings
 from tests.support.reporting import PROGRAMS, History, random_history, shuffled_between_topics
 
 Databases = Callable[[str], Database]
@@ -72,7 +76,7 @@ def db(database: Databases) -> Database:
 
 
 @given(seed=st.integers(0, 2**32), order=st.integers(0, 2**32), batch=st.sampled_from([2, 5, 17, 500]))
-@settings(
+@examples(
     max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -224,3 +228,19 @@ def test_batches_of_different_topics_at_once_lose_nothing(db: Database) -> None:
         for name in _TABLES:
             assert found[name] == expected[name], (name, seed)
         assert_equals_recount(db)
+
+
+def test_the_terminal_says_whether_the_figures_are_right(
+    db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "load", lambda: settings)
+    play(db, random_history(5), (50,))
+    runner = CliRunner()
+    right = runner.invoke(cli.recount_command, standalone_mode=False)
+    assert right.return_value == 0 and "every figure is the same" in right.output
+    with db.transaction() as tx:
+        tx.execute("UPDATE nps_day SET passives = passives + 1")
+    wrong = runner.invoke(cli.recount_command, standalone_mode=False)
+    assert wrong.return_value == 1 and "passives: shown" in wrong.output
+    as_json = runner.invoke(cli.recount_command, ["--json"], standalone_mode=False)
+    assert json.loads(as_json.output)["equal"] is False

@@ -124,7 +124,8 @@ def _part(settings: Settings, name: str) -> Part:
             )
         if body.get("parked"):
             problems.append(
-                f"{body['parked']} events are set aside: see them with hearback log, mend the cause, replay."
+                f"{body['parked']} events are set aside: see hearback log parked, mend the cause, then run "
+                f"hearback log replay {name}."
             )
         if (body.get("outbox") or 0) > 10_000:
             problems.append(
