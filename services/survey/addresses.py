@@ -47,7 +47,8 @@ def phone(text: str, region: str | None = None) -> str:
     international = number.startswith(("+", "＋"))
     if not international and region is None:
         raise BadValue(
-            "has no country code: write it like +49 30 1234567, or choose the country for such numbers at import"
+            "has no country code: write it like +49 30 1234567, or choose the country"
+            " for such numbers at import"
         )
     try:
         parsed = phonenumbers.parse(number, None if international else region)

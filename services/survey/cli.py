@@ -97,7 +97,8 @@ def _report(run: dict[str, Any], errors: list[dict[str, Any]], as_json: bool) ->
         click.echo(json.dumps(ImportRun().dump({**run, "errors": errors}), ensure_ascii=False))
         return
     click.echo(
-        f"{run['created']:,} new, {run['updated']:,} changed, {run['unchanged']:,} as before, {run['failed']:,} left out"
+        f"{run['created']:,} new, {run['updated']:,} changed, {run['unchanged']:,} as before,"
+        f" {run['failed']:,} left out"
         f" ({run['rows']:,} lines read as {run['encoding']})."
     )
     if run["unknown_managers"]:

@@ -16,7 +16,7 @@ TOPICS = ("tasks", "changes", "notices", "staff")
 
 
 def apply(tx: Tx, events: Sequence[Event]) -> None:
-    """Applies a batch in one transaction. A lower or equal version is ignored, order among topics is not assumed."""
+    """Applies a batch in one transaction; a lower or equal version is ignored, topics come in any order."""
     _BY_TYPE(tx, events)
 
 
@@ -26,7 +26,8 @@ def task(tx: Tx, event: Event) -> None:
     stored = tx.execute(
         "INSERT INTO task_replica (id, version, account_id, owner_email, data) VALUES (%s, %s, %s, %s, %s)"
         " ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, account_id = EXCLUDED.account_id,"
-        " owner_email = EXCLUDED.owner_email, data = EXCLUDED.data WHERE task_replica.version < EXCLUDED.version",
+        " owner_email = EXCLUDED.owner_email, data = EXCLUDED.data"
+        " WHERE task_replica.version < EXCLUDED.version",
         (event.key, event.version, data["account_id"], data["owner_email"], Json(data)),
     )
     if stored:
@@ -77,9 +78,10 @@ def staff(tx: Tx, event: Event) -> None:
         return
     tx.execute("UPDATE staff SET email = id::text WHERE email = %s AND id <> %s", (data["email"], event.key))
     tx.execute(
-        "INSERT INTO staff (id, version, email, name, role, disabled, epoch) VALUES (%s, %s, %s, %s, %s, %s, %s)"
-        " ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, email = EXCLUDED.email, name = EXCLUDED.name,"
-        " role = EXCLUDED.role, disabled = EXCLUDED.disabled, epoch = EXCLUDED.epoch"
+        "INSERT INTO staff (id, version, email, name, role, disabled, epoch)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, email = EXCLUDED.email,"
+        " name = EXCLUDED.name, role = EXCLUDED.role, disabled = EXCLUDED.disabled, epoch = EXCLUDED.epoch"
         " WHERE staff.version < EXCLUDED.version",
         (
             event.key,
@@ -97,9 +99,11 @@ def apikey(tx: Tx, event: Event) -> None:
     """A key by its hash, and what it may do."""
     data = _data(event)
     tx.execute(
-        "INSERT INTO apikey (id, version, name, hash, scopes, disabled, created_by) VALUES (%s, %s, %s, %s, %s, %s, %s)"
-        " ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, name = EXCLUDED.name, hash = EXCLUDED.hash,"
-        " scopes = EXCLUDED.scopes, disabled = EXCLUDED.disabled WHERE apikey.version < EXCLUDED.version",
+        "INSERT INTO apikey (id, version, name, hash, scopes, disabled, created_by)"
+        " VALUES (%s, %s, %s, %s, %s, %s, %s)"
+        " ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, name = EXCLUDED.name,"
+        " hash = EXCLUDED.hash, scopes = EXCLUDED.scopes, disabled = EXCLUDED.disabled"
+        " WHERE apikey.version < EXCLUDED.version",
         (
             event.key,
             event.version,

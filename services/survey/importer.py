@@ -98,10 +98,8 @@ class Importer:
             _log.error("import failed", run=self.row["id"], exc_info=error)
             state, message = (
                 "failed",
-                (
-                    "Something broke on our side. What was imported up to there stays; importing the same file again "
-                    "is safe, lines that are in already change nothing."
-                ),
+                "Something broke on our side. What was imported up to there stays; importing the same"
+                " file again is safe, lines that are in already change nothing.",
             )
         with self.db.transaction() as tx:
             if state == "waiting":

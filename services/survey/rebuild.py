@@ -106,7 +106,9 @@ def _was_excluded(row: Row) -> bool:
 
 def _deliveries(tx: Tx, ids: list[str]) -> None:
     rows = tx.all(
-        "SELECT id, kind, ref_id, customer_id, channel, state, reason, data, coalesce(settled_at, created_at) AS at"
+        "SELECT id, kind, ref_id, customer_id, channel, state, reason,"
+        " coalesce((data->>'reported_at')::timestamptz, settled_at, created_at) AS at,"
+        " (data->>'complained_at')::timestamptz AS complained_at"
         " FROM delivery WHERE customer_id = ANY(%s::uuid[]) AND kind <> 'staff'"
         " AND (state IN ('delivered', 'bounced', 'failed') OR data ? 'complained_at') ORDER BY created_at",
         (ids,),
@@ -117,9 +119,9 @@ def _deliveries(tx: Tx, ids: list[str]) -> None:
         if row["state"] in ("delivered", "bounced", "failed")
     ]
     events += [
-        facts.delivery_reported(row, "complained", None, row["at"], replay=True)
+        facts.delivery_reported(row, "complained", None, row["complained_at"], replay=True)
         for row in rows
-        if row["data"].get("complained_at")
+        if row["complained_at"]
     ]
     texts = tx.all(
         "SELECT b.id, b.customer_id, c.account_id, b.channel, b.text, b.at FROM inbound b"

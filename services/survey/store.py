@@ -11,8 +11,8 @@ from shared.db import Row, Tx
 from shared.events import outbox
 
 CUSTOMER = (
-    "id, version, external_id, email, email_key, phone, name, account_id, language, time_zone, touchpoint, properties,"
-    " email_opt_out_at, sms_opt_out_at, email_bounced_at, sms_bounced_at, created_at, updated_at"
+    "id, version, external_id, email, email_key, phone, name, account_id, language, time_zone, touchpoint,"
+    " properties, email_opt_out_at, sms_opt_out_at, email_bounced_at, sms_bounced_at, created_at, updated_at"
 )
 ACCOUNT = "id, version, name, name_key, manager_email, tier, annual_value"
 
@@ -29,7 +29,7 @@ def lock_accounts(tx: Tx, name_keys: Sequence[str], ids: Sequence[str]) -> list[
     if not name_keys and not ids:
         return []
     return tx.all(
-        f"SELECT {ACCOUNT} FROM account WHERE id IN ("
+        f"SELECT {ACCOUNT} FROM account WHERE id IN ("  # noqa: S608
         "  SELECT id FROM account WHERE name_key = ANY(%s) UNION SELECT unnest(%s::uuid[]))"
         " ORDER BY id FOR NO KEY UPDATE",
         (list(name_keys), list(ids)),
@@ -47,38 +47,42 @@ _MATCHING = (
 def accounts_of_matching(tx: Tx, keys: Mapping[str, Sequence[str]]) -> list[str]:
     """The accounts that customers with any of these keys belong to now; nothing is locked."""
     rows = tx.all(
-        f"SELECT DISTINCT account_id FROM customer WHERE id IN ({_MATCHING}) AND account_id IS NOT NULL",
+        f"SELECT DISTINCT account_id FROM customer WHERE id IN ({_MATCHING}) AND account_id IS NOT NULL",  # noqa: S608
         dict(keys),
     )
     return [row["account_id"] for row in rows]
 
 
 def lock_matching(tx: Tx, keys: Mapping[str, Sequence[str]]) -> list[Row]:
-    """The customers with any of these keys (`external_id`, `email_key`, `phone`, `ids`), locked in their ids' order."""
+    """The customers with any of these keys, locked in the order of their ids.
+
+    `keys` has `external_id`, `email_key`, `phone` and `ids`.
+    """
     return tx.all(
-        f"SELECT {CUSTOMER} FROM customer WHERE id IN ({_MATCHING}) ORDER BY id FOR NO KEY UPDATE", dict(keys)
+        f"SELECT {CUSTOMER} FROM customer WHERE id IN ({_MATCHING}) ORDER BY id FOR NO KEY UPDATE",  # noqa: S608
+        dict(keys),
     )
 
 
 def lock_customer(tx: Tx, customer_id: str) -> Row | None:
     """One customer, locked as their events need it."""
-    return tx.one(f"SELECT {CUSTOMER} FROM customer WHERE id = %s FOR NO KEY UPDATE", (customer_id,))
+    return tx.one(f"SELECT {CUSTOMER} FROM customer WHERE id = %s FOR NO KEY UPDATE", (customer_id,))  # noqa: S608
 
 
 def lock_one_of(tx: Tx, account_id: str, but: Sequence[str]) -> Row | None:
     """Any one customer of an account, none of `but`; locked."""
     return tx.one(
-        f"SELECT {CUSTOMER} FROM customer WHERE account_id = %s AND id <> ALL(%s::uuid[])"
+        f"SELECT {CUSTOMER} FROM customer WHERE account_id = %s AND id <> ALL(%s::uuid[])"  # noqa: S608
         " ORDER BY id LIMIT 1 FOR NO KEY UPDATE",
         (account_id, list(but)),
     )
 
 
 def add_accounts(tx: Tx, accounts: Sequence[Row]) -> int:
-    """Inserts accounts, in the order of their names; returns how many, fewer when another session was first."""
+    """Inserts accounts in the order of their names; returns how many: fewer when another was first."""
     rows = sorted(accounts, key=lambda account: str(account["name_key"]))
     added = tx.values(
-        f"INSERT INTO account ({ACCOUNT}) VALUES %s ON CONFLICT (name_key) DO NOTHING RETURNING id",
+        f"INSERT INTO account ({ACCOUNT}) VALUES %s ON CONFLICT (name_key) DO NOTHING RETURNING id",  # noqa: S608
         [tuple(row[name.strip()] for name in ACCOUNT.split(",")) for row in rows],
         fetch=True,
     )
@@ -104,15 +108,16 @@ def _customer_values(customer: Row) -> tuple[Any, ...]:
 
 
 _TEMPLATE = (
-    "(%s::uuid, %s::bigint, %s::text, %s::text, %s::text, %s::text, %s::text, %s::uuid, %s::text, %s::text, %s::text,"
-    " %s::jsonb, %s::timestamptz, %s::timestamptz, %s::timestamptz, %s::timestamptz, %s::timestamptz, %s::timestamptz)"
+    "(%s::uuid, %s::bigint, %s::text, %s::text, %s::text, %s::text, %s::text, %s::uuid,"
+    " %s::text, %s::text, %s::text, %s::jsonb, %s::timestamptz, %s::timestamptz, %s::timestamptz,"
+    " %s::timestamptz, %s::timestamptz, %s::timestamptz)"
 )
 _SET = ", ".join(f"{name.strip()} = v.{name.strip()}" for name in CUSTOMER.split(",") if name.strip() != "id")
 
 
 def add_customers(tx: Tx, customers: Sequence[Row]) -> None:
-    """Inserts customers. Raises `psycopg2.errors.UniqueViolation` when another session was first with a key."""
-    tx.values(f"INSERT INTO customer ({CUSTOMER}) VALUES %s", map(_customer_values, customers), _TEMPLATE)
+    """Inserts customers. Raises `psycopg2.errors.UniqueViolation` when another was first with a key."""
+    tx.values(f"INSERT INTO customer ({CUSTOMER}) VALUES %s", map(_customer_values, customers), _TEMPLATE)  # noqa: S608
 
 
 def update_customers(tx: Tx, customers: Sequence[Row], released: Sequence[str] = ()) -> None:
@@ -127,7 +132,7 @@ def update_customers(tx: Tx, customers: Sequence[Row], released: Sequence[str] =
             (list(released),),
         )
     tx.values(
-        f"UPDATE customer SET {_SET} FROM (VALUES %s) AS v ({CUSTOMER}) WHERE customer.id = v.id",
+        f"UPDATE customer SET {_SET} FROM (VALUES %s) AS v ({CUSTOMER}) WHERE customer.id = v.id",  # noqa: S608
         map(_customer_values, customers),
         _TEMPLATE,
     )
@@ -179,7 +184,8 @@ def may(customer: Mapping[str, Any], channel: str) -> bool:
 def announce(tx: Tx, customer_ids: Iterable[str], *, replay: bool = False) -> None:
     """Appends `customer.changed` with the present state of customers that the caller has locked."""
     rows = tx.all(
-        f"SELECT {_STATE}, {ACCOUNT_BLOCK} AS account FROM customer c LEFT JOIN account a ON a.id = c.account_id"
+        f"SELECT {_STATE}, {ACCOUNT_BLOCK} AS account"  # noqa: S608
+        " FROM customer c LEFT JOIN account a ON a.id = c.account_id"
         " WHERE c.id = ANY(%s::uuid[]) ORDER BY c.id",
         (list(customer_ids),),
     )
@@ -212,7 +218,8 @@ def opted_out(tx: Tx, pairs: Sequence[tuple[str, bytes]]) -> dict[tuple[str, byt
         return {}
     rows = tx.all(
         "SELECT o.channel, o.address_hash, o.at, o.source FROM opt_out o"
-        " JOIN unnest(%s::text[], %s::bytea[]) AS p (channel, hash) ON o.channel = p.channel AND o.address_hash = p.hash",
+        " JOIN unnest(%s::text[], %s::bytea[]) AS p (channel, hash)"
+        " ON o.channel = p.channel AND o.address_hash = p.hash",
         ([channel for channel, _ in pairs], [digest for _, digest in pairs]),
     )
     return {(row["channel"], bytes(row["address_hash"])): row for row in rows}

@@ -102,9 +102,13 @@ class Survey:
         key = SystemIds().token()
         key_id = str(uuid.uuid4())
         data = {
-            "id": key_id, "name": "script", "hash": hash_token(key).hex(), "disabled": False, "created_by": None,
+            "id": key_id,
+            "name": "script",
+            "hash": hash_token(key).hex(),
+            "disabled": False,
+            "created_by": None,
             "scopes": list(scopes or ("customers:read", "customers:write")),
-        }  # fmt: skip
+        }
         self.apply("apikey.changed", "staff", key_id, 1, data)
         return Api(self.app.test_client(), key)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given as examples
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.survey import addresses
@@ -21,15 +21,13 @@ from services.survey.domain.values import BadValue
 CHECKS = addresses.checks()
 
 
-def given(*strategies: Any) -> Any:
-    """Hypothesis without a deadline: a busy machine is no finding."""
-    return lambda test: settings(deadline=None)(examples(*strategies)(test))
-
+# A busy machine is no finding.
+patient = settings(deadline=None)
 
 # --- identity -------------------------------------------------------------------------------------------
 
 some_key = st.none() | st.sampled_from("abc")
-keys = st.fixed_dictionaries({key: some_key for key in KEYS})
+keys = st.fixed_dictionaries(dict.fromkeys(KEYS, some_key))
 
 
 def distinct(customers: list[dict[str, Any]]) -> bool:
@@ -38,6 +36,7 @@ def distinct(customers: list[dict[str, Any]]) -> bool:
     return len(used) == len(set(used)) and all(any(customer.values()) for customer in customers)
 
 
+@patient
 @given(keys, st.lists(keys, max_size=4).filter(distinct), st.randoms())
 def test_a_row_is_about_one_customer_whatever_their_order_or_clashes(
     row: Any, known: Any, random: Any
@@ -63,6 +62,7 @@ def test_a_row_is_about_one_customer_whatever_their_order_or_clashes(
         assert (found == sharing[0]) == strongest_agrees
 
 
+@patient
 @given(keys, keys)
 def test_a_match_never_changes_a_stronger_key_by_a_weaker_one(row: Any, customer: Any) -> None:
     try:
@@ -80,12 +80,23 @@ def test_a_match_never_changes_a_stronger_key_by_a_weaker_one(row: Any, customer
 @pytest.mark.parametrize(
     ("header", "field"),
     [
-        ("E-Mail Address", "email"), ("EMAIL", "email"), ("external_id", "external_id"), ("Kundennummer", "external_id"),
-        ("Mobile phone", "phone"), ("Account  Manager", "manager_email"), ("Account-Owner", "manager_email"),
-        ("Correo electrónico", "email"), ("Teléfono", "phone"), ("annual_value", "annual_value"), ("Time Zone", "time_zone"),
-        ("TouchPoint", "touchpoint"), ("Tier", "tier"), ("Company", "account"), ("Sprache", "language"),
+        ("E-Mail Address", "email"),
+        ("EMAIL", "email"),
+        ("external_id", "external_id"),
+        ("Kundennummer", "external_id"),
+        ("Mobile phone", "phone"),
+        ("Account  Manager", "manager_email"),
+        ("Account-Owner", "manager_email"),
+        ("Correo electrónico", "email"),
+        ("Teléfono", "phone"),
+        ("annual_value", "annual_value"),
+        ("Time Zone", "time_zone"),
+        ("TouchPoint", "touchpoint"),
+        ("Tier", "tier"),
+        ("Company", "account"),
+        ("Sprache", "language"),
     ],
-)  # fmt: skip
+)
 def test_headers_are_recognised_generously(header: str, field: str) -> None:
     found = columns.recognise(["id", header] if field != "external_id" else [header])
     assert field in found.fields.values()
@@ -118,11 +129,22 @@ def test_a_header_that_cannot_be_right_is_refused(header: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "amount"),
     [
-        ("1.234,56", "1234.56"), ("€1,234.56", "1234.56"), ("1 234,5 €", "1234.5"), ("1'234.50 CHF", "1234.5"),
-        ("1,234", "1234"), ("1.234", "1234"), ("1,23", "1.23"), ("1.234.567", "1234567"), ("12", "12"), ("0", "0"),
-        ("USD 1,000,000.00", "1000000"), ("$5", "5"), ("12\u00a0000", "12000"), ("1234.5", "1234.5"),
+        ("1.234,56", "1234.56"),
+        ("€1,234.56", "1234.56"),
+        ("1 234,5 €", "1234.5"),
+        ("1'234.50 CHF", "1234.5"),
+        ("1,234", "1234"),
+        ("1.234", "1234"),
+        ("1,23", "1.23"),
+        ("1.234.567", "1234567"),
+        ("12", "12"),
+        ("0", "0"),
+        ("USD 1,000,000.00", "1000000"),
+        ("$5", "5"),
+        ("12\u00a0000", "12000"),
+        ("1234.5", "1234.5"),
     ],
-)  # fmt: skip
+)
 def test_money_is_read_as_people_write_it(text: str, amount: str) -> None:
     assert values.money(text) == Decimal(amount)
 
@@ -135,6 +157,7 @@ def test_what_is_no_amount_is_refused(text: str) -> None:
         values.money(text)
 
 
+@patient
 @given(
     st.decimals(0, 10**9, places=2),
     st.sampled_from([(",", "."), (".", ","), (" ", ","), ("'", "."), ("", ".")]),
@@ -145,6 +168,7 @@ def test_money_survives_every_usual_notation(amount: Decimal, marks: tuple[str, 
     assert values.money(written) == amount
 
 
+@patient
 @given(st.text(max_size=30))
 def test_any_text_gives_a_value_or_a_reason(text: str) -> None:
     for name in values.MAX:
@@ -172,10 +196,13 @@ def test_time_zones_are_found_whatever_their_case() -> None:
 @pytest.mark.parametrize(
     ("text", "region", "number"),
     [
-        ("+49 (0)30 123456", None, "+4930123456"), ("+1 415-555-0123", None, "+14155550123"),
-        ("030 123456", "DE", "+4930123456"), ("0044 20 7946 0000", "DE", "+442079460000"), ("+34600111222", "DE", "+34600111222"),
+        ("+49 (0)30 123456", None, "+4930123456"),
+        ("+1 415-555-0123", None, "+14155550123"),
+        ("030 123456", "DE", "+4930123456"),
+        ("0044 20 7946 0000", "DE", "+442079460000"),
+        ("+34600111222", "DE", "+34600111222"),
     ],
-)  # fmt: skip
+)
 def test_phones_become_e164(text: str, region: str | None, number: str) -> None:
     assert addresses.phone(text, region) == number
 
@@ -211,6 +238,7 @@ cell = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters
 table = st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(cell, min_size=n, max_size=n), max_size=8))
 
 
+@patient
 @given(table, st.sampled_from(csvrows.DELIMITERS))
 def test_every_well_formed_file_is_read_as_it_was_written(written: list[list[str]], delimiter: str) -> None:
     out = io.StringIO()
@@ -220,13 +248,14 @@ def test_every_well_formed_file_is_read_as_it_was_written(written: list[list[str
     assert [record.cells for record in found] == [row for row in written if any(c.strip() for c in row)]
 
 
+@patient
 @given(st.lists(st.text('ab",;\n\r\0', max_size=8), max_size=12))
 def test_whatever_is_in_a_file_each_line_is_accounted_for_once(lines: list[str]) -> None:
     text = "\n".join(lines)
     found = list(csvrows.records(io.StringIO(text, newline=""), ","))
     spans = [(record.line, record.last_line) for record in found]
     assert all(first <= last for first, last in spans)
-    assert all(before[1] < after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in pairwise(spans))
 
 
 def test_a_quote_that_is_never_closed_costs_its_own_line_only() -> None:
@@ -244,6 +273,7 @@ def test_an_endless_line_is_left_out_and_reading_goes_on() -> None:
     assert [(record.line, bool(record.problem)) for record in found] == [(1, False), (2, True), (3, False)]
 
 
+@patient
 @given(st.text(st.characters(codec="cp1252", exclude_categories=["Cc"]), min_size=1))
 def test_western_files_are_never_misread_as_another_alphabet(text: str) -> None:
     line = f"id,name\n1,{text}\n"
@@ -275,6 +305,7 @@ week = st.dictionaries(
 )
 
 
+@patient
 @given(week)
 def test_hours_are_read_as_they_are_written(given_: dict[str, list[str]]) -> None:
     assert hours.parse(hours.text(given_)) == given_

@@ -43,7 +43,7 @@ def change(tx: Tx, changes: Mapping[str, Any]) -> Row:
     # Names come from FIELDS only.
     columns = ", ".join(f"{name} = %({name})s" for name in new)
     changed = tx.one(
-        f"UPDATE company SET version = version + 1, {columns} RETURNING *",
+        f"UPDATE company SET version = version + 1, {columns} RETURNING *",  # noqa: S608
         {name: Json(value) if name == "business_hours" else value for name, value in new.items()},
     )
     if changed is None:
@@ -67,7 +67,7 @@ def announce(tx: Tx, row: Mapping[str, Any], *, replay: bool = False) -> None:
 def _row(tx: Tx) -> Row:
     """The company's row, locked; made with its defaults when there is none."""
     made = tx.one(
-        f"INSERT INTO company ({', '.join(_COLUMNS)}) VALUES %(values)s"
+        f"INSERT INTO company ({', '.join(_COLUMNS)}) VALUES %(values)s"  # noqa: S608
         " ON CONFLICT (only_row) DO NOTHING RETURNING *",
         {
             "values": tuple(

@@ -74,7 +74,10 @@ def pieces(db: Database, run_id: str) -> Iterator[bytes]:
 
 
 def claim(tx: Tx, run_id: str | None = None) -> Row | None:
-    """Takes a run that waits, or one whose worker died; None when there is none. `run_id` names the only one wanted."""
+    """Takes a run that waits, or one whose worker died; None when there is none.
+
+    `run_id` names the only one wanted.
+    """
     return tx.one(
         "UPDATE import_run SET state = 'running', claim = %(claim)s, claimed_at = %(now)s WHERE id = ("
         "  SELECT id FROM import_run"
@@ -88,7 +91,8 @@ def claim(tx: Tx, run_id: str | None = None) -> Row | None:
 def claim_new(tx: Tx, run_id: str, total_bytes: int) -> Row:
     """Takes a run whose file its caller reads itself."""
     row = tx.one(
-        "UPDATE import_run SET state = 'running', claim = %s, claimed_at = %s, total_bytes = %s WHERE id = %s RETURNING *",
+        "UPDATE import_run SET state = 'running', claim = %s, claimed_at = %s, total_bytes = %s"
+        " WHERE id = %s RETURNING *",
         (tx.ids.new(), tx.now, total_bytes, run_id),
     )
     if row is None:
@@ -164,7 +168,8 @@ def end(tx: Tx, run: Mapping[str, Any], state: str, message: str | None = None) 
 def release(tx: Tx, run: Mapping[str, Any]) -> None:
     """Gives a claimed run back, for the next worker to go on with."""
     tx.execute(
-        "UPDATE import_run SET state = 'waiting', claim = NULL WHERE id = %s AND claim = %s AND state = 'running'",
+        "UPDATE import_run SET state = 'waiting', claim = NULL"
+        " WHERE id = %s AND claim = %s AND state = 'running'",
         (run["id"], run["claim"]),
     )
 

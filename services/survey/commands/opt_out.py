@@ -25,7 +25,7 @@ def opt_out(tx: Tx, customer_id: str, channel: str, source: str, fingerprints: F
     column = f"{_known(channel)}_opt_out_at"
     if customer[column] is not None:
         return False
-    tx.execute(f"UPDATE customer SET {column} = %s WHERE id = %s", (tx.now, customer_id))
+    tx.execute(f"UPDATE customer SET {column} = %s WHERE id = %s", (tx.now, customer_id))  # noqa: S608
     store.bump(tx, customer_id)
     return True
 
@@ -44,7 +44,7 @@ def opt_in(tx: Tx, customer_id: str, channel: str, fingerprints: Fingerprints) -
     column = f"{_known(channel)}_opt_out_at"
     if customer[column] is None:
         return False
-    tx.execute(f"UPDATE customer SET {column} = NULL WHERE id = %s", (customer_id,))
+    tx.execute(f"UPDATE customer SET {column} = NULL WHERE id = %s", (customer_id,))  # noqa: S608
     store.bump(tx, customer_id)
     return True
 
@@ -66,7 +66,7 @@ def bounced(tx: Tx, customer_id: str, channel: str, address: str | None = None) 
     current = customer["email"] if channel == "email" else customer["phone"]
     if current is None or (address is not None and current.casefold() != address.casefold()):
         return False
-    tx.execute(f"UPDATE customer SET {column} = %s WHERE id = %s", (tx.now, customer_id))
+    tx.execute(f"UPDATE customer SET {column} = %s WHERE id = %s", (tx.now, customer_id))  # noqa: S608
     store.bump(tx, customer_id)
     return True
 

@@ -114,7 +114,8 @@ def recognise(header: Sequence[str]) -> Columns:
     if not {"external_id", "email", "phone"} & set(fields.values()):
         found = ", ".join(f"“{label[:40]}”" for label in labels[:12] if label) or "nothing"
         raise BadHeader(
-            "No column is an external id, an e-mail or a phone number, so nobody can be told from anybody else. "
+            "No column is an external id, an e-mail or a phone number, so nobody can be told from"
+            " anybody else. "
             f"The first line must name the columns; it says: {found}."
         )
     return Columns(fields, properties, labels)

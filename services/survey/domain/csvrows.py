@@ -31,7 +31,7 @@ _NOT_CP1252 = frozenset(b"\x81\x8d\x8f\x90\x9d")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record and the physical lines it stands on (counted from 1); `problem` instead of cells when bad."""
+    """One record and the physical lines it stands on, counted from 1; `problem` says why it is bad."""
 
     line: int
     last_line: int

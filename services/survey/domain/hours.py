@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_PART = re.compile(r"([a-z]{3})[a-z]*(?:\s*(?:-|–|to)\s*([a-z]{3})[a-z]*)?\s+(\d{1,2}:\d\d)\s*(?:-|–|to)\s*(\d{1,2}:\d\d)")
+_TO = r"\s*(?:-|–|to)\s*"
+_PART = re.compile(rf"([a-z]{{3}})[a-z]*(?:{_TO}([a-z]{{3}})[a-z]*)?\s+(\d{{1,2}}:\d\d){_TO}(\d{{1,2}}:\d\d)")
 _TIME = re.compile(r"([01]?\d|2[0-3]):[0-5]\d|24:00")
 
 Hours = dict[str, list[str]]

@@ -90,7 +90,7 @@ def money(text: str) -> Decimal:
 
 
 def language(text: str) -> str:
-    """A language as a BCP 47 tag in lower case ("de", "pt-br"), from a tag or a common name. Raises `BadValue`."""
+    """A language as a BCP 47 tag in lower case ("de", "pt-br"), from a tag or a name. Raises `BadValue`."""
     name = text.strip().casefold()
     if name in _LANGUAGE_NAMES:
         return _LANGUAGE_NAMES[name]

@@ -38,7 +38,7 @@ def customer_page(customer_id: str) -> Any:
         entries, older = stories.story(tx, row, before)
         channel, reason = queries.why_not(tx, [row["id"]]).get(row["id"], (None, "no_address"))
         programs = tx.all("SELECT id, name FROM program WHERE state = 'active' ORDER BY name LIMIT 20")
-        page = render_template(
+        return render_template(
             "survey/customer.html",
             customer=row,
             entries=entries,
@@ -54,7 +54,6 @@ def customer_page(customer_id: str) -> Any:
             gap_days=company(tx)["ask_gap_days"],
             may_change=who.role in ("lead", "admin"),
         )
-    return page
 
 
 @bp.get("/survey/customers/<customer_id>/edit")

@@ -63,7 +63,7 @@ def save() -> Any:
 
 
 def save_form(form: Mapping[str, str]) -> dict[str, str]:
-    """Saves the settings of a form; returns what is wrong with its fields instead when they cannot be saved."""
+    """Saves the settings of a form; returns what is wrong with its fields when they cannot be saved."""
     try:
         found = schemas.Company(partial=True).load(_given(form))
         with service().db.transaction() as tx:
@@ -117,7 +117,8 @@ def choices(tx: Tx) -> dict[str, Any]:
         "languages": LANGUAGE_NAMES,
         "days": DAY_NAMES,
         "staff": tx.all(
-            "SELECT email, name FROM staff WHERE NOT disabled AND role IN ('agent', 'lead', 'admin') ORDER BY name, email"
+            "SELECT email, name FROM staff WHERE NOT disabled AND role IN ('agent', 'lead', 'admin')"
+            " ORDER BY name, email"
         ),
     }
 

@@ -118,7 +118,8 @@ def _page(tx: Tx, step: str, wrong: Wrong, form: Row | None = None) -> str:
 def _blank(row: Row) -> Row:
     """Nobody's company is called "Your company": what only they know is left to be said."""
     mine = actor().email
-    return {**row, "name": "", "sender_name": "", "sender_email": mine, "reply_to": mine, "fallback_owner": mine}
+    own = {"name": "", "sender_name": "", "sender_email": mine, "reply_to": mine, "fallback_owner": mine}
+    return {**row, **own}
 
 
 def _finished(tx: Tx, row: Row) -> set[str]:
@@ -138,7 +139,8 @@ def _tests(tx: Tx) -> list[Row]:
     return tx.all(
         "SELECT i.id, i.channel, i.created_at, c.email, c.phone, d.state, d.reason,"
         " r.score, r.comment FROM invitation i JOIN customer c ON c.id = i.customer_id"
-        " LEFT JOIN LATERAL (SELECT state, reason FROM delivery WHERE ref_id = i.id ORDER BY created_at DESC LIMIT 1) d ON true"
+        " LEFT JOIN LATERAL (SELECT state, reason FROM delivery WHERE ref_id = i.id"
+        "  ORDER BY created_at DESC LIMIT 1) d ON true"
         " LEFT JOIN response r ON r.invitation_id = i.id"
         " WHERE i.test ORDER BY i.created_at DESC LIMIT 5"
     )

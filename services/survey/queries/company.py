@@ -33,7 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "colour": "#1f5fbf",
     "language": "en",
     "time_zone": "UTC",
-    "business_hours": {day: _OFFICE for day in ("mon", "tue", "wed", "thu", "fri")},
+    "business_hours": dict.fromkeys(("mon", "tue", "wed", "thu", "fri"), _OFFICE),
     "first_contact_hours": 8,
     "fallback_owner": None,
     "ask_gap_days": 30,

@@ -22,10 +22,11 @@ _WORDS = (
 # What a list calls a customer, and is sorted by.
 _NAME = "lower(coalesce(c.name, c.email, c.phone, c.external_id))"
 _SELECT = (
-    f"SELECT c.*, {_NAME} AS by_name, {store.ACCOUNT_BLOCK} AS account, r.score AS last_score, r.answered_at AS last_answered_at"
+    f"SELECT c.*, {_NAME} AS by_name, {store.ACCOUNT_BLOCK} AS account,"  # noqa: S608
+    " r.score AS last_score, r.answered_at AS last_answered_at"
     " FROM customer c LEFT JOIN account a ON a.id = c.account_id"
-    " LEFT JOIN LATERAL (SELECT score, answered_at FROM response WHERE customer_id = c.id AND state = 'counted'"
-    "  ORDER BY answered_at DESC LIMIT 1) r ON true"
+    " LEFT JOIN LATERAL (SELECT score, answered_at FROM response"
+    "  WHERE customer_id = c.id AND state = 'counted' ORDER BY answered_at DESC LIMIT 1) r ON true"
 )
 # An agent's customers: of the accounts they manage, and of the tasks that are theirs or nobody's.
 _MINE = (
@@ -61,8 +62,9 @@ def find(
         args[f"q{n}"] = f"'{term}':*"
         tsquery = f"%(q{n})s::tsquery"
         where.append(
-            f"(c.id IN (SELECT c.id FROM customer c WHERE {_WORDS} @@ {tsquery}"
-            f" UNION ALL SELECT k.id FROM customer k JOIN account a ON a.id = k.account_id WHERE words(a.name) @@ {tsquery}"
+            f"(c.id IN (SELECT c.id FROM customer c WHERE {_WORDS} @@ {tsquery}"  # noqa: S608
+            " UNION ALL SELECT k.id FROM customer k JOIN account a ON a.id = k.account_id"
+            f" WHERE words(a.name) @@ {tsquery}"
             f" UNION ALL SELECT customer_id FROM response WHERE words(comment) @@ {tsquery}))"
         )
     for column, value in (

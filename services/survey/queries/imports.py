@@ -42,7 +42,8 @@ def errors(tx: Tx, run_id: str, cursor: str | None = None, limit: int = 100) -> 
     after = Cursor.decode(cursor, 1)
     line = after[0] if after and isinstance(after[0], int) else 0
     rows = tx.all(
-        "SELECT line, column_name, reason FROM import_error WHERE run_id = %s AND line > %s ORDER BY line LIMIT %s",
+        "SELECT line, column_name, reason FROM import_error WHERE run_id = %s AND line > %s"
+        " ORDER BY line LIMIT %s",
         (run_id, line, limit + 1),
     )
     more = len(rows) > limit

@@ -14,26 +14,28 @@ PAGE = 60
 Entry = dict[str, Any]
 
 _SOURCES = {
-    "invitation": """SELECT i.id, i.state, i.channel, i.touchpoint, i.test, i.sent_at, i.created_at, p.id AS program_id,
-            p.name AS program, coalesce(i.sent_at, i.created_at) AS at, i.expires_at
+    "invitation": """SELECT i.id, i.state, i.channel, i.touchpoint, i.test, i.sent_at, i.created_at,
+            p.id AS program_id, p.name AS program, coalesce(i.sent_at, i.created_at) AS at, i.expires_at
         FROM invitation i JOIN program p ON p.id = i.program_id WHERE i.customer_id = %(id)s""",
     "skip": """SELECT s.id, s.reason, s.at, s.touchpoint, p.id AS program_id, p.name AS program
         FROM skip s JOIN program p ON p.id = s.program_id WHERE s.customer_id = %(id)s""",
-    "answer": """SELECT r.id, v.version, v.score, v.comment, v.callback, v.at, v.source, r.state, r.state_reason,
-            r.state_by, r.version AS last_version, p.name AS program, i.touchpoint, i.channel, i.test,
+    "answer": """SELECT r.id, v.version, v.score, v.comment, v.callback, v.at, v.source, r.state,
+            r.state_reason, r.state_by, p.name AS program, i.touchpoint, i.channel, i.test,
             lag(v.score) OVER (PARTITION BY r.id ORDER BY v.version) AS score_before,
             (SELECT max(w.version) FROM response_version w WHERE w.response_id = r.id) AS last_answer
-        FROM response r JOIN response_version v ON v.response_id = r.id JOIN invitation i ON i.id = r.invitation_id
-        JOIN program p ON p.id = i.program_id WHERE r.customer_id = %(id)s""",
-    "delivery": """SELECT d.id, d.kind AS kind_of, d.channel, d.state, d.reason, d.ref_id, d.data->>'complained_at' AS complained_at,
+        FROM response r JOIN response_version v ON v.response_id = r.id
+        JOIN invitation i ON i.id = r.invitation_id JOIN program p ON p.id = i.program_id
+        WHERE r.customer_id = %(id)s""",
+    "delivery": """SELECT d.id, d.kind AS kind_of, d.channel, d.state, d.reason, d.ref_id,
             coalesce(d.settled_at, d.handed_at, d.claimed_at, d.created_at) AS at
         FROM delivery d WHERE d.customer_id = %(id)s
             AND d.state IN ('delivered', 'bounced', 'failed', 'uncertain', 'refused')""",
     "complaint": """SELECT d.id, d.kind AS kind_of, d.channel, (d.data->>'complained_at')::timestamptz AS at
         FROM delivery d WHERE d.customer_id = %(id)s AND d.data ? 'complained_at'""",
     "text": """SELECT b.id, b.channel, b.text, b.effect, b.at FROM inbound b WHERE b.customer_id = %(id)s""",
-    "click": """SELECT k.id, k.score, k.at, p.name AS program FROM click k JOIN invitation i ON i.id = k.invitation_id
-        JOIN program p ON p.id = i.program_id WHERE i.customer_id = %(id)s AND k.reported""",
+    "click": """SELECT k.id, k.score, k.at, p.name AS program
+        FROM click k JOIN invitation i ON i.id = k.invitation_id JOIN program p ON p.id = i.program_id
+        WHERE i.customer_id = %(id)s AND k.reported""",
 }
 
 

@@ -140,9 +140,11 @@ def test_delete_erases_and_is_published(survey: Survey) -> None:
 def test_an_upload_runs_in_the_background_and_its_run_tells(survey: Survey) -> None:
     api = survey.api()
     sent = api(
-        "POST", "/survey/api/customers/import?file_name=crm.csv", data=b"id,email\n1,nope\n2,b@example.com\n",
+        "POST",
+        "/survey/api/customers/import?file_name=crm.csv",
+        data=b"id,email\n1,nope\n2,b@example.com\n",
         content_type="text/csv",
-    )  # fmt: skip
+    )
     assert sent.status_code == 202, sent.text
     where = sent.headers["Location"]
     waiting = api("GET", where).json
@@ -172,10 +174,15 @@ def test_wait_answers_with_the_report_also_for_forms(survey: Survey) -> None:
 def test_a_repeated_upload_with_its_key_finds_its_run(survey: Survey) -> None:
     api = survey.api()
     replies = [
-        api("POST", "/survey/api/customers/import", data=b"id\n1\n", content_type="text/csv",
-            headers={"Idempotency-Key": "k"})
+        api(
+            "POST",
+            "/survey/api/customers/import",
+            data=b"id\n1\n",
+            content_type="text/csv",
+            headers={"Idempotency-Key": "k"},
+        )
         for _ in range(2)
-    ]  # fmt: skip
+    ]
     assert replies[0].headers["Location"] == replies[1].headers["Location"]
     assert survey.one("SELECT count(*) AS n FROM import_run")["n"] == 1
 

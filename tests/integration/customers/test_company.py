@@ -35,8 +35,10 @@ def test_defaults_are_announced_once_and_each_change_counts_up(survey: Survey) -
             company.change(tx, {"name": name})
     events = survey.events("company.changed")
     assert [(event["version"], event["data"]["name"]) for event in events] == [
-        (1, "Your company"), (2, "Acme"), (3, "Ajax")
-    ]  # fmt: skip
+        (1, "Your company"),
+        (2, "Acme"),
+        (3, "Ajax"),
+    ]
 
 
 def test_two_who_save_at_once_both_count(survey: Survey) -> None:
@@ -63,8 +65,10 @@ def test_the_page_saves_and_says_what_is_wrong_without_losing_what_was_typed(sur
     with survey.db.transaction() as tx:
         row = read(tx)
     assert (row["name"], row["time_zone"], row["business_hours"]) == (
-        "Acme GmbH", "Europe/Berlin", {"mon": ["08:00", "16:00"]}
-    )  # fmt: skip
+        "Acme GmbH",
+        "Europe/Berlin",
+        {"mon": ["08:00", "16:00"]},
+    )
     wrong = {
         **FORM,
         "name": "Kept typing",

@@ -7,13 +7,17 @@ import pytest
 from services.survey.commands import erase, opt_out
 from tests.support.customers import Survey
 
-HEAD = "external id,email,phone,name,account,account manager,tier,annual value,language,time zone,touchpoint,shoe size\n"
+HEAD = (
+    "external id,email,phone,name,account,account manager,tier,annual value,language,time zone,touchpoint,"
+    "shoe size\n"
+)
 
 
 def test_every_column_arrives_and_any_further_one_is_a_property(survey: Survey) -> None:
     run = survey.import_(
         HEAD
-        + '7,Ann@Example.com,+49 30 1234567,Ann Lee,ACME  Corp,Joe@us.example,gold,"€1,234.56",de_DE,europe/berlin,order,42\n'
+        + "7,Ann@Example.com,+49 30 1234567,Ann Lee,ACME  Corp,Joe@us.example,gold,"
+        + '"€1,234.56",de_DE,europe/berlin,order,42\n'
     )
     assert (run["state"], run["created"], run["failed"]) == ("done", 1, 0)
     customer = survey.customer(external_id="7")
@@ -106,7 +110,8 @@ def test_an_address_of_somebody_with_another_stronger_key_is_an_error(survey: Su
 
 def test_rows_of_one_file_are_applied_in_order(survey: Survey) -> None:
     run = survey.import_(
-        "id,email,name\n1,a@example.com,First\n1,,Second\n2,b@example.com,Bob\n1,c@example.com,\n3,a@example.com,Takes over\n"
+        "id,email,name\n1,a@example.com,First\n1,,Second\n2,b@example.com,Bob\n1,c@example.com,\n"
+        "3,a@example.com,Takes over\n"
     )
     assert (run["created"], run["updated"], run["failed"]) == (3, 2, 0)
     assert survey.customer(external_id="1")["name"] == "Second"
@@ -120,8 +125,10 @@ def test_addresses_can_change_hands_within_one_batch(survey: Survey) -> None:
     assert run["updated"] == 3
     rows = survey.all("SELECT external_id, email FROM customer ORDER BY external_id")
     assert [tuple(row.values()) for row in rows] == [
-        ("1", "b@example.com"), ("2", "c@example.com"), ("3", "d@example.com")
-    ]  # fmt: skip
+        ("1", "b@example.com"),
+        ("2", "c@example.com"),
+        ("3", "d@example.com"),
+    ]
 
 
 @pytest.mark.parametrize("channel", ["email", "sms"])
@@ -167,9 +174,18 @@ def test_bad_lines_are_named_by_number_column_and_reason_and_good_ones_kept(surv
         f"{'x' * 201};;;;;;\r\n"  # 16
     )
     assert [(line, column) for line, column, _ in run["errors"]] == [
-        (4, "E-Mail"), (5, "Mobile"), (6, "ARR"), (7, "Lang"), (8, "TZ"), (9, None), (10, None), (11, None),
-        (13, None), (15, None), (16, "Customer ID"),
-    ]  # fmt: skip
+        (4, "E-Mail"),
+        (5, "Mobile"),
+        (6, "ARR"),
+        (7, "Lang"),
+        (8, "TZ"),
+        (9, None),
+        (10, None),
+        (11, None),
+        (13, None),
+        (15, None),
+        (16, "Customer ID"),
+    ]
     reasons = [reason for _, _, reason in run["errors"]]
     assert reasons[0] == "is not an e-mail address"
     assert "country code" in reasons[1]

@@ -19,12 +19,31 @@ def task(survey: Survey, customer: dict[str, Any], owner: str | None, **more: An
     task_id = str(uuid.uuid4())
     at = survey.clock.now().isoformat().replace("+00:00", "Z")
     data = {
-        "task_id": task_id, "state": "open", "account_id": customer["account_id"], "customer_id": customer["id"],
-        "customer_ids": [customer["id"]], "response_ids": [], "owner_id": None, "owner_name": owner,
-        "owner_email": owner, "opened_at": at, "due_at": at, "first_contact_at": None, "contacted_at": None,
-        "dont_call": False, "call_please": False, "lowest_score": 3, "theme_id": None, "theme": None, "outcome": None,
-        "resolved_at": None, "escalated_at": None, "withdrawn_reason": None, "reopened": False, "at": at,
-    }  # fmt: skip
+        "task_id": task_id,
+        "state": "open",
+        "account_id": customer["account_id"],
+        "customer_id": customer["id"],
+        "customer_ids": [customer["id"]],
+        "response_ids": [],
+        "owner_id": None,
+        "owner_name": owner,
+        "owner_email": owner,
+        "opened_at": at,
+        "due_at": at,
+        "first_contact_at": None,
+        "contacted_at": None,
+        "dont_call": False,
+        "call_please": False,
+        "lowest_score": 3,
+        "theme_id": None,
+        "theme": None,
+        "outcome": None,
+        "resolved_at": None,
+        "escalated_at": None,
+        "withdrawn_reason": None,
+        "reopened": False,
+        "at": at,
+    }
     survey.apply("task.opened", "tasks", task_id, more.pop("version", 1), {**data, **more})
     return task_id
 
@@ -135,16 +154,43 @@ def test_the_whole_story_is_told_in_both_directions(survey: Survey) -> None:
     )
     change, notice = str(uuid.uuid4()), str(uuid.uuid4())
     survey.apply(
-        "change.published", "changes", change, 1,
-        {"change_id": change, "title": "Saturday delivery", "was_wrong": "", "is_different": "", "language": "en",
-         "themes": [], "published_at": at, "published_by": "Lea", "audience_count": 1, "withdrawn_at": None},
-    )  # fmt: skip
+        "change.published",
+        "changes",
+        change,
+        1,
+        {
+            "change_id": change,
+            "title": "Saturday delivery",
+            "was_wrong": "",
+            "is_different": "",
+            "language": "en",
+            "themes": [],
+            "published_at": at,
+            "published_by": "Lea",
+            "audience_count": 1,
+            "withdrawn_at": None,
+        },
+    )
     survey.apply(
-        "notice.sent", "notices", customer["id"], 1,
-        {"notice_id": notice, "change_id": change, "customer_id": customer["id"], "response_id": None,
-         "channel": "email", "delivery_id": None, "quote": "Too <slow>", "sent_at": at, "reason": None,
-         "helped": True, "helped_at": at, "at": at},
-    )  # fmt: skip
+        "notice.sent",
+        "notices",
+        customer["id"],
+        1,
+        {
+            "notice_id": notice,
+            "change_id": change,
+            "customer_id": customer["id"],
+            "response_id": None,
+            "channel": "email",
+            "delivery_id": None,
+            "quote": "Too <slow>",
+            "sent_at": at,
+            "reason": None,
+            "helped": True,
+            "helped_at": at,
+            "at": at,
+        },
+    )
     lead = survey.browser("lead")
     assert (
         lead.post(
@@ -154,10 +200,22 @@ def test_the_whole_story_is_told_in_both_directions(survey: Survey) -> None:
     )
     page = lead.get(f"/survey/customers/{customer['id']}").text
     for text in (
-        "About to be asked", "Not asked: asked lately", "Answered", "Changed their mind from 3 to", "Too &lt;slow&gt;",
-        "is to call", "talked to them", "Resolved", "refunded", "Told by mail what changed", "Saturday delivery",
-        "” helped", "No more mails, as they wish", "Became known to us", "they do not want messages from us",
-    ):  # fmt: skip
+        "About to be asked",
+        "Not asked: asked lately",
+        "Answered",
+        "Changed their mind from 3 to",
+        "Too &lt;slow&gt;",
+        "is to call",
+        "talked to them",
+        "Resolved",
+        "refunded",
+        "Told by mail what changed",
+        "Saturday delivery",
+        "” helped",
+        "No more mails, as they wish",
+        "Became known to us",
+        "they do not want messages from us",
+    ):
         assert text in page, text
     assert page.index("talked to them") < page.index("Changed their mind") < page.index("Became known to us")
     assert (
@@ -242,11 +300,25 @@ def test_deleting_says_what_goes_and_goes_everywhere(survey: Survey) -> None:
     notice = str(uuid.uuid4())
     at = survey.clock.now().isoformat().replace("+00:00", "Z")
     survey.apply(
-        "notice.sent", "notices", customer["id"], 1,
-        {"notice_id": notice, "change_id": notice, "customer_id": customer["id"], "response_id": None, "channel": None,
-         "delivery_id": None, "quote": "Secret words", "sent_at": at, "reason": None, "helped": None,
-         "helped_at": None, "at": at},
-    )  # fmt: skip
+        "notice.sent",
+        "notices",
+        customer["id"],
+        1,
+        {
+            "notice_id": notice,
+            "change_id": notice,
+            "customer_id": customer["id"],
+            "response_id": None,
+            "channel": None,
+            "delivery_id": None,
+            "quote": "Secret words",
+            "sent_at": at,
+            "reason": None,
+            "helped": None,
+            "helped_at": None,
+            "at": at,
+        },
+    )
     assert survey.all("SELECT 1 FROM notice_replica") == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import timedelta
+from typing import Any
 
 from services.survey import rebuild, roles
 from services.survey.commands import answers, ask, company, programs
@@ -15,7 +16,7 @@ from tests.support.customers import Survey
 def test_a_lower_or_equal_version_is_ignored(survey: Survey) -> None:
     survey.import_("id\n1\n")
     customer = survey.customer(external_id="1")
-    data = {
+    data: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "email": "a@us.example",
         "name": "New",
@@ -62,8 +63,12 @@ def test_what_survey_owns_is_published_again_with_the_same_ids(survey: Survey) -
             first[row["event_id"]][n] for n in ("data", "version", "key")
         )
     assert {row["type"] for row in again} == {
-        "company.changed", "program.changed", "customer.changed", "response.recorded", "invitation.skipped"
-    }  # fmt: skip
+        "company.changed",
+        "program.changed",
+        "customer.changed",
+        "response.recorded",
+        "invitation.skipped",
+    }
     rebuild.republish(survey.db, ["customers"])
     assert {row["type"] for row in survey.events()} == {"customer.changed"}
 
@@ -100,5 +105,8 @@ def test_compacted_topics_are_published_again_once_a_day(survey: Survey) -> None
 def test_every_role_can_be_made(survey: Survey) -> None:
     context = RoleContext(survey.settings, "survey", survey.clock, survey.db.ids, survey.db)
     assert {name: callable(make(context)) for name, make in roles.ROLES.items()} == {
-        "relay": True, "consumer": True, "sender": True, "clock": True
-    }  # fmt: skip
+        "relay": True,
+        "consumer": True,
+        "sender": True,
+        "clock": True,
+    }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
-from services.survey import importer
+from services.survey import importer, roles
 from services.survey.commands import imports
 from shared.db import Tx
 from shared.errors import Conflict
+from shared.roles import RoleContext
 from tests.support.customers import Survey
 
 
@@ -104,6 +106,22 @@ def test_a_worker_that_is_told_to_end_gives_its_run_back(survey: Survey) -> None
     assert survey.run(run_id)["state"] == "waiting"
     importer.work(survey.db, survey.fingerprints)
     assert survey.run(run_id)["created"] == 2_500
+
+
+def test_the_clock_role_imports_what_was_uploaded(survey: Survey) -> None:
+    run_id = upload(survey, rows(10))
+    context = RoleContext(survey.settings, "survey", survey.clock, survey.db.ids, survey.db)
+    stop = threading.Event()
+    worker = threading.Thread(target=roles.clock(context), args=(stop,))
+    worker.start()
+    for _ in range(300):
+        if survey.run(run_id)["state"] == "done":
+            break
+        time.sleep(0.1)
+    stop.set()
+    worker.join(20)
+    assert not worker.is_alive()
+    assert survey.run(run_id)["created"] == 10
 
 
 def test_an_upload_that_broke_off_is_given_up(survey: Survey) -> None:
