@@ -244,7 +244,7 @@ class Installation:
 
 def check_port(settings: Settings) -> None:
     """Raises `CannotRunHere` when the web process could not listen on its port."""
-    host = settings.host if settings.host not in ("", "::") else "0.0.0.0"  # noqa: S104 (what was asked for)
+    host = settings.host or "0.0.0.0"  # noqa: S104 (what an empty host asks for)
     if settings.port < 1024 and os.geteuid() != 0 and not is_free(settings.port, host):
         raise CannotRunHere(
             f"Port {settings.port} cannot be opened by an ordinary user, or is taken. Choose another "

@@ -296,7 +296,7 @@ class Postgres:
 
 def is_free(port: int, host: str = HOST) -> bool:
     """Whether nothing listens on `port`."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
