@@ -1,4 +1,4 @@
-"""Events of what survey owns, made from its rows: the same for the first publication and for every later one."""
+"""Events of what survey owns, made from its rows: the same at first and whenever published again."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from shared.events import outbox
 from shared.events.outbox import New
 
 # Everything an event about an answer says, but for the answer itself.
-ABOUT = f"""i.id AS invitation_id, i.customer_id, i.program_id, p.name AS program_name, i.touchpoint, i.channel,
+ABOUT = f"""i.id AS invitation_id, i.customer_id, i.program_id, p.name AS program_name,
+    i.touchpoint, i.channel,
     i.test, {store.ACCOUNT_BLOCK} AS account, c.language, c.time_zone"""
 ABOUT_JOINS = """JOIN program p ON p.id = i.program_id JOIN customer c ON c.id = i.customer_id
     LEFT JOIN account a ON a.id = c.account_id"""
 
-RESPONSES = f"""SELECT r.id AS response_id, r.version, r.score, r.comment, r.callback, r.answered_at, r.revised_at,
+RESPONSES = f"""SELECT r.id AS response_id, r.version, r.score, r.comment, r.callback,
+    r.answered_at, r.revised_at,
     r.source, r.state, r.state_reason, r.state_by, {ABOUT}
     FROM response r JOIN invitation i ON i.id = r.invitation_id {ABOUT_JOINS}"""  # noqa: S608
 
 _RESPONSE_FIELDS = (
-    "response_id", "invitation_id", "customer_id", "program_id", "program_name", "touchpoint", "channel", "score",
-    "comment", "callback", "account", "language", "time_zone", "answered_at", "revised_at", "source", "state", "test",
+    "response_id", "invitation_id", "customer_id", "program_id", "program_name", "touchpoint", "channel",
+    "score", "comment", "callback", "account", "language", "time_zone", "answered_at", "revised_at",
+    "source", "state", "test",
 )  # fmt: skip
 
 
@@ -67,7 +70,8 @@ def invitation_sent(row: Mapping[str, Any], *, replay: bool = False) -> New:
     return New("invitation.sent", str(row["customer_id"]), SENT, data, replay, occurred_at=row["sent_at"])
 
 
-INVITATIONS = """SELECT i.id AS invitation_id, i.customer_id, i.program_id, p.name AS program_name, i.touchpoint,
+INVITATIONS = """SELECT i.id AS invitation_id, i.customer_id, i.program_id, p.name AS program_name,
+    i.touchpoint,
     i.channel, c.account_id, d.id AS delivery_id, i.created_at, i.sent_at, i.expires_at, i.test, i.state
     FROM invitation i JOIN program p ON p.id = i.program_id JOIN customer c ON c.id = i.customer_id
     JOIN LATERAL (SELECT id FROM delivery WHERE ref_id = i.id AND kind = 'invitation'
@@ -90,7 +94,8 @@ SKIPS = """SELECT s.id AS skip_id, s.invitation_id, s.customer_id, s.program_id,
 def skipped(row: Mapping[str, Any], *, replay: bool = False) -> New:
     """`row` as `SKIPS` selects it."""
     names = (
-        "skip_id", "invitation_id", "customer_id", "program_id", "program_name", "touchpoint", "account_id", "reason", "at",
+        "skip_id", "invitation_id", "customer_id", "program_id", "program_name", "touchpoint",
+        "account_id", "reason", "at",
     )  # fmt: skip
     data = {name: row[name] for name in names}
     return New("invitation.skipped", str(row["customer_id"]), 1, data, replay, occurred_at=row["at"])
@@ -131,7 +136,8 @@ UNCONFIRMED = f"""SELECT k.score, k.at AS clicked_at, {ABOUT}
 def unconfirmed(row: Mapping[str, Any], *, replay: bool = False) -> New:
     """`row` as `UNCONFIRMED` selects it."""
     names = (
-        "invitation_id", "customer_id", "program_id", "program_name", "touchpoint", "channel", "account", "score",
+        "invitation_id", "customer_id", "program_id", "program_name", "touchpoint", "channel", "account",
+        "score",
         "clicked_at",
     )  # fmt: skip
     data = {name: row[name] for name in names} | {"band": band(row["score"])}

@@ -69,7 +69,8 @@ def mailbox_event() -> Response:
     with here.db.transaction() as tx:
         # Whoever comes second waits here until the first has committed, then has nothing to do.
         fresh = tx.execute(
-            "INSERT INTO webhook_event (provider, event_id, at) VALUES ('mailbox', %s, %s) ON CONFLICT DO NOTHING",
+            "INSERT INTO webhook_event (provider, event_id, at) VALUES ('mailbox', %s, %s)"
+            " ON CONFLICT DO NOTHING",
             (event["id"], tx.now),
         )
         if fresh and event["type"] == "inbound":

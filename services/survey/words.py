@@ -38,7 +38,7 @@ _FIELD = re.compile(r"\{([a-z_]+)\}")
 
 
 def fill(text: str, **values: object) -> str:
-    """`text` with its {names} filled in; one that is unknown (or None) stays as written: a slip fails no message."""
+    """`text` with its {names} filled in; an unknown one (or None) stays: a slip fails no message."""
     known = {name: str(value) for name, value in values.items() if value is not None}
     return _FIELD.sub(lambda found: known.get(found[1], found[0]), text)
 

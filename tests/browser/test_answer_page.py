@@ -1,4 +1,4 @@
-"""Rule 6 in Chromium: a script that opens, scrolls, focuses and waits answers nothing; a person answers once."""
+"""Rule 6 in Chromium: a script that opens, scrolls and waits answers nothing; a person answers once."""
 
 from __future__ import annotations
 
@@ -104,9 +104,14 @@ def test_a_script_that_opens_scrolls_focuses_and_waits_answers_nothing(
     assert answers(survey) == []
 
 
+def sweep(page: Page) -> None:
+    for step in range(4):
+        page.mouse.move(50 + 40 * step, 60 + 30 * step)
+
+
 GESTURES: dict[str, Callable[[Page], None]] = {
     "a press of the mouse": lambda page: page.mouse.click(200, 20),
-    "moves of the mouse": lambda page: [page.mouse.move(50 + 40 * i, 60 + 30 * i) for i in range(4)] and None,
+    "moves of the mouse": sweep,
     "the wheel": lambda page: page.mouse.wheel(0, 60),
     "a key": lambda page: page.keyboard.press("Tab"),
     "a finger": lambda page: page.touchscreen.tap(200, 20),
@@ -125,7 +130,8 @@ def test_a_human_input_confirms_without_another_click(
     rows = wait_for_answers(survey, 1)
     assert [row["score"] for row in rows] == [8]
     page.get_by_text("Saved. Thank you for telling us.").wait_for()
-    GESTURES[gesture](page) if gesture != "the button" else None
+    if gesture != "the button":
+        GESTURES[gesture](page)
     assert len(wait_for_answers(survey, 1)) == 1
 
 
@@ -182,7 +188,7 @@ def test_an_answer_is_repeated_until_the_server_has_it(
     survey: Asking, base: str, open_page: Callable[..., Page], errors: list[str]
 ) -> None:
     page = open_page(base + score_link(survey.invited(), 3))
-    lost = []
+    lost: list[str | None] = []
 
     def lose(route: Any) -> None:
         if route.request.method == "POST" and len(lost) < 2:
@@ -238,10 +244,13 @@ def test_did_it_help_is_answered_by_the_first_human_input(
     survey.submit(score_link(message, 3))
     notice_id = told_of_a_change(survey)
     sent: list[str] = []
+
+    def take(route: Any) -> None:
+        sent.append(route.request.post_data or "")
+        route.fulfill(status=204)
+
     page = open_page(base + trail_link(message))
-    page.route(
-        "**/followup/n", lambda route: (sent.append(route.request.post_data or ""), route.fulfill(status=204))
-    )
+    page.route("**/followup/n", take)
     page.goto(base + trail_link(message) + f"?n={notice_id}&helped=yes")
     page.wait_for_timeout(500)
     assert sent == []

@@ -1,4 +1,4 @@
-"""Asking and answering in tests: a survey whose messages land in a list, and customers who click and write."""
+"""Asking and answering in tests: messages land in a list, customers click and write."""
 
 from __future__ import annotations
 
@@ -75,7 +75,9 @@ class Asking(Survey):
         self.begin()
 
     def add(self, **values: Any) -> str:
-        """A customer with an address made up for them, unless `email` or `phone` is given; returns their id."""
+        """A customer with an address made up for them, unless `email` or `phone` is given; returns their
+        id.
+        """
         self.counter += 1
         if "email" not in values and "phone" not in values:
             values["email"] = f"c{self.counter}@example.com"
@@ -212,7 +214,7 @@ def told_of_a_change(survey: Asking, helped: bool | None = None) -> str:
     response, change_id, notice_id = survey.response(), str(uuid.uuid4()), str(uuid.uuid4())
     at = "2026-03-03T09:00:00Z"
     survey.apply("change.published", "changes", change_id, 1, {
-        "change_id": change_id, "title": "Saturday delivery", "was_wrong": "Parcels came when nobody was home.",
+        "change_id": change_id, "title": "Saturday delivery", "was_wrong": "Nobody was home.",
         "is_different": "We deliver on Saturdays now.", "language": "en", "themes": [], "published_at": at,
         "published_by": "Lea", "audience_count": 1, "withdrawn_at": None,
     })  # fmt: skip

@@ -73,7 +73,8 @@ def test_the_text_message_is_short_and_says_how_to_stop(language: str) -> None:
 def test_a_name_cannot_break_out_of_the_mail() -> None:
     links = {"trail": "http://x/a/t", "preferences": "http://x/u/t", "unsubscribe": "http://x/u/t"}
     mail = messages.invitation(
-        delivery_id="1", channel="email", to="a@example.com", name="<script>{{ 7*7 }}{company}", language="en",
+        delivery_id="1", channel="email", to="a@example.com", name="<script>{{ 7*7 }}{company}",
+        language="en",
         links=links, program=PROGRAM, company=COMPANY,
     )  # fmt: skip
     assert "<script>" not in mail.html and "49" not in mail.text.split("\n")[0] and "{company}" in mail.text

@@ -21,7 +21,7 @@ _CHANNEL = validate.OneOf(["email", "sms"])
 
 
 class Program(Schema):
-    """A program and how it does; `nps`, `margin` (both in points) and `rate` (0 to 1) are null without answers."""
+    """A program and how it does; `nps`, `margin` (in points) and `rate` (0 to 1) are null without answers."""
 
     id = fields.String()
     version = fields.Integer()

@@ -62,17 +62,18 @@ _BY_INVITATION = (
 
 _STATE = f"""SELECT i.expires_at, r.id AS response_id, coalesce(r.version, 0) AS version, r.score, r.comment,
     r.callback, r.answered_at, r.revised_at, r.state, r.state_reason, r.state_by,
-    EXISTS (SELECT 1 FROM response_version v WHERE v.response_id = r.id AND v.nonce = %(nonce)s) AS nonce_known,
+    EXISTS (SELECT 1 FROM response_version v WHERE v.response_id = r.id AND v.nonce = %(nonce)s)
+        AS nonce_known,
     (SELECT jsonb_agg(jsonb_build_array(k.kind, k.score, extract(epoch FROM k.at)))
      FROM click k WHERE k.invitation_id = i.id AND k.at > %(since)s) AS clicks,
     {facts.ABOUT}
     FROM invitation i {facts.ABOUT_JOINS} LEFT JOIN response r ON r.invitation_id = i.id"""  # noqa: S608
-_STATE_BY_TOKEN = _STATE + " WHERE i.id = (SELECT invitation_id FROM token WHERE hash = %(hash)s)"
+_STATE_BY_TOKEN = _STATE + " WHERE i.id = (SELECT invitation_id FROM token WHERE hash = %(hash)s)"  # noqa: S608
 _STATE_BY_INVITATION = _STATE + " WHERE i.id = %(invitation)s"
 
 _SAVE = """WITH saved AS (
-    INSERT INTO response (id, version, invitation_id, customer_id, score, comment, callback, answered_at, revised_at,
-                          source, state, state_reason, state_by)
+    INSERT INTO response (id, version, invitation_id, customer_id, score, comment, callback,
+                          answered_at, revised_at, source, state, state_reason, state_by)
     VALUES (%(id)s, %(version)s, %(invitation_id)s, %(customer_id)s, %(score)s, %(comment)s, %(callback)s,
             %(answered_at)s, %(at)s, %(source)s, %(state)s, %(state_reason)s, %(state_by)s)
     ON CONFLICT (invitation_id) DO UPDATE SET version = EXCLUDED.version, score = EXCLUDED.score,
@@ -92,7 +93,7 @@ def record_by_token(tx: Tx, token: str, form: Form) -> Outcome:
     Raises `NotFound` for an unknown token, `Gone` when answering is over, `Invalid` without any score.
     """
     digest = hash_token(token)
-    # The lock first, the state by a statement of its own: what a waiting statement joins is from before the wait.
+    # The lock first, the state by a statement of its own: what a statement joins is from before it waited.
     if tx.one(_BY_TOKEN, (digest, tx.now)) is None:
         raise NotFound("This link leads nowhere.")
     args = {"nonce": form.nonce, "since": tx.now - rules.DECOY, "hash": digest}
@@ -183,7 +184,7 @@ def _clicks(row: Row) -> list[Click]:
 
 
 def _stale(tx: Tx, row: Row, recorded: Recorded, wanted: Recorded, form: Form) -> Outcome:
-    """An old form changes nothing; but another score of the same mail within seconds taints the recorded one."""
+    """An old form changes nothing; another score of the same mail within seconds taints the recorded one."""
     at_once = row["revised_at"] is not None and tx.now - row["revised_at"] <= rules.CONTRADICTION
     if form.from_mail and at_once and row["state"] == "counted" and wanted.score != recorded.score:
         row = quarantine(tx, row, "contradiction")
@@ -192,7 +193,7 @@ def _stale(tx: Tx, row: Row, recorded: Recorded, wanted: Recorded, form: Form) -
 
 
 def quarantine(tx: Tx, row: Row, reason: str) -> Row:
-    """Sets a counted answer aside; the caller holds the customer's lock. `row` as `facts.RESPONSES` selects it."""
+    """Sets a counted answer aside; the caller holds the customer's lock; `row` is of `facts.RESPONSES`."""
     row = row | {
         "version": row["version"] + 1,
         "state": "quarantined",
@@ -202,7 +203,8 @@ def quarantine(tx: Tx, row: Row, reason: str) -> Row:
         "source": row.get("source") or "page",
     }
     tx.execute(
-        "UPDATE response SET version = %s, state = 'quarantined', state_reason = %s, state_by = NULL, revised_at = %s"
+        "UPDATE response SET version = %s, state = 'quarantined', state_reason = %s, state_by = NULL,"
+        " revised_at = %s"
         " WHERE id = %s",
         (row["version"], reason, tx.now, row["response_id"]),
     )

@@ -161,7 +161,8 @@ def _invite(
     ids = [(tx.ids.new(), tx.ids.new()) for _ in decisions]
     rows = list(zip(ids, decisions, strict=True))
     tx.values(
-        "INSERT INTO invitation (id, version, program_id, customer_id, ask_run_id, channel, touchpoint, test, state,"
+        "INSERT INTO invitation (id, version, program_id, customer_id, ask_run_id, channel,"
+        " touchpoint, test, state,"
         " created_at, expires_at) VALUES %s",
         [
             (
@@ -182,7 +183,8 @@ def _invite(
     )
     data = Json({"test": True} if test else {})
     tx.values(
-        "INSERT INTO delivery (id, kind, ref_id, customer_id, channel, state, created_at, not_before, data) VALUES %s",
+        "INSERT INTO delivery (id, kind, ref_id, customer_id, channel, state, created_at, not_before,"
+        " data) VALUES %s",
         [
             (delivery, "invitation", invitation, d.customer_id, d.channel, "queued", tx.now, tx.now, data)
             for (invitation, delivery), d in rows
@@ -209,7 +211,7 @@ def _skip(tx: Tx, program: Row, run_id: str, decisions: Sequence[Decision]) -> N
 def send_test(
     tx: Tx, program_id: str, name: str, email: str | None, phone: str | None, fingerprints: Fingerprints
 ) -> str:
-    """Sends a program's message to oneself, by mail or (with only a phone) by SMS; returns the invitation's id.
+    """Sends a program's message to oneself, by mail or (with only a phone) SMS; returns the invitation.
 
     It spends no budget, knows no gap, and its answer is excluded as a test. Raises `NotFound`, and
     `Invalid` when the address cannot be used.

@@ -1,4 +1,4 @@
-"""Survey's due work: asks in progress, expired invitations, unconfirmed clicks, and what is to be forgotten."""
+"""Survey's due work: asks in progress, expired invitations, unconfirmed clicks, things to forget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def expire(tx: Tx, limit: int = 200) -> bool:
         return False
     facts.lock_customers(tx, [str(row["customer_id"]) for row in due])
     rows = tx.all(
-        "UPDATE invitation SET state = 'expired', version = version + 1 WHERE id = ANY(%s::uuid[]) AND state = 'sent'"
+        "UPDATE invitation SET state = 'expired', version = version + 1 WHERE id = ANY(%s::uuid[]) AND"
+        " state = 'sent'"
         " RETURNING id AS invitation_id, customer_id, expires_at",
         ([str(row["id"]) for row in due],),
     )

@@ -197,10 +197,12 @@ def _decide(
 
 def _claim(tx: Tx, granted: Sequence[tuple[Request, str]]) -> None:
     tx.values(
-        "INSERT INTO delivery (id, kind, ref_id, customer_id, channel, state, created_at, not_before, claimed_at,"
+        "INSERT INTO delivery (id, kind, ref_id, customer_id, channel, state, created_at, not_before,"
+        " claimed_at,"
         " permit_expires_at, attempts) VALUES %s"
         " ON CONFLICT (id) DO UPDATE SET state = 'claimed', channel = EXCLUDED.channel, reason = NULL,"
-        " claimed_at = EXCLUDED.claimed_at, permit_expires_at = EXCLUDED.permit_expires_at, settled_at = NULL",
+        " claimed_at = EXCLUDED.claimed_at, permit_expires_at = EXCLUDED.permit_expires_at,"
+        " settled_at = NULL",
         [
             (
                 r.id,

@@ -20,7 +20,8 @@ _POLL = 0.05
 def owner(tx: Tx, token: str) -> tuple[str, str]:
     """(customer id, the message's channel) of a preference link. Raises `NotFound`."""
     row = tx.one(
-        "SELECT customer_id, channel FROM token WHERE hash = %s AND purpose = 'preferences' AND expires_at > %s",
+        "SELECT customer_id, channel FROM token WHERE hash = %s AND purpose = 'preferences'"
+        " AND expires_at > %s",
         (hash_token(token), tx.now),
     )
     if row is None:

@@ -27,12 +27,13 @@ def ensure_default(tx: Tx) -> Row:
 
 
 def create(tx: Tx, name: str, touchpoint: str = DEFAULT_TOUCHPOINT) -> Row:
-    """A new active program with the default wording. Raises `Invalid`, or `Conflict` when the name is taken."""
+    """A new active program with the default wording. Raises `Invalid`; `Conflict` for a name twice."""
     name, touchpoint = _name(name), _touchpoint(touchpoint)
     tx.execute("SAVEPOINT named")
     try:
         row = tx.one(
-            "INSERT INTO program (id, version, name, touchpoint, channels, wording, answer_days, state, created_at)"
+            "INSERT INTO program (id, version, name, touchpoint, channels, wording, answer_days, state,"
+            " created_at)"
             " VALUES (%s, 1, %s, %s, %s, %s, 30, 'active', %s) RETURNING *",
             (tx.ids.new(), name, touchpoint, list(CHANNELS), Json(default_wording()), tx.now),
         )
@@ -60,7 +61,8 @@ def change(tx: Tx, program_id: str, changes: Mapping[str, Any]) -> Row:
     try:
         saved = tx.one(
             "UPDATE program SET version = version + 1, name = %(name)s, touchpoint = %(touchpoint)s,"
-            " channels = %(channels)s, wording = %(wording)s, answer_days = %(answer_days)s, state = %(state)s"
+            " channels = %(channels)s, wording = %(wording)s, answer_days = %(answer_days)s,"
+            " state = %(state)s"
             " WHERE id = %(id)s RETURNING *",
             new | {"wording": Json(new["wording"])},
         )

@@ -108,7 +108,7 @@ def _locked(tx: Tx, ids: Sequence[str]) -> dict[str, Row]:
 
 
 def mark_sent(tx: Tx, row: Row) -> None:
-    """The delivery's invitation is sent, once; publishes `invitation.sent`. The caller holds the customer's lock."""
+    """The delivery's invitation is sent, and told, once. The caller holds the customer's lock."""
     if row["kind"] != "invitation":
         return
     sent = tx.execute(
@@ -156,7 +156,7 @@ def _skip(tx: Tx, rows: Sequence[Row]) -> None:
 
 
 def send_again(tx: Tx, delivery_id: str, by: str) -> str:
-    """A person decides that an uncertain message is sent (perhaps a second time); returns the new delivery's id.
+    """A person decides that an uncertain message is sent (perhaps a second time); returns the new id.
 
     Raises `NotFound`, or `Conflict` when it is not uncertain any more or a notice (followup sends those).
     """
@@ -172,7 +172,7 @@ def send_again(tx: Tx, delivery_id: str, by: str) -> str:
 
 
 def leave(tx: Tx, delivery_id: str) -> None:
-    """A person decides to leave an uncertain message as it is: it stays uncertain and is not asked about again.
+    """A person leaves an uncertain message as it is: it stays uncertain, and nobody is asked again.
 
     Raises `NotFound`, or `Conflict` when that was decided already.
     """

@@ -11,7 +11,7 @@ from shared.db import Row, Tx
 
 
 def report(tx: Tx, limit: int = 200) -> bool:
-    """Reports score clicks that nobody confirmed for 15 minutes, once per invitation; True when there may be more.
+    """Reports score clicks nobody confirmed for 15 minutes, once per invitation; True for more.
 
     Clicks on different scores within seconds are a machine's and stay what they are: evidence.
     """

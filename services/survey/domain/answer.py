@@ -79,7 +79,7 @@ def suspicion(
 
 
 def tidy_comment(text: str | None) -> str | None:
-    """A comment as it is kept: no surrounding space, no control characters but line ends, at most 4,000 characters."""
+    """A comment as it is kept: no space around it, no control characters, at most 4,000 characters."""
     if text is None:
         return None
     text = text.replace("\r\n", "\n").replace("\r", "\n")

@@ -14,7 +14,10 @@ HELP_WORDS = frozenset({"help"})
 Keyword = Literal["stop", "start", "help"]
 
 # A word or two that people write before the number ("Score: 3", "Note 3", "Puntos 3").
-_LEAD = r"(?:(?:my\s+)?(?:score|rating|answer|note|punkte|bewertung|nota|puntos|puntuaci[oó]n|respuesta)\s*[:=]?\s*)?"
+_LEAD = (
+    r"(?:(?:my\s+)?(?:score|rating|answer|note|punkte|bewertung|nota|puntos|puntuaci[oó]n|respuesta)"
+    r"\s*[:=]?\s*)?"
+)
 # The number itself: 0 to 10, and not the beginning of 3.5, 10:30, 7-8, 3rd, 100 or 10%.
 _NUMBER = r"(?P<score>10|\d)(?![\d%])(?![.,:]\d)(?![-–]\d)(?![^\W\d_])"
 _OF_TEN = r"(?:\s*(?:/|out\s+of|of|von|aus|de|sobre)\s*10(?!\d))?"

@@ -190,7 +190,7 @@ def _view(tx: Tx, row: Row, asked: int | None) -> dict[str, Any]:
 
 
 def _help(found: Trail) -> dict[str, Any]:
-    """ "Did it help?": a capability for each change not yet answered, and the answer that a mail's link chose."""
+    """ "Did it help?": a capability for each unanswered change, and what a mail's link has chosen."""
     chosen = request.args.get("n", "")
     helped = request.args.get("helped", "")
     return {

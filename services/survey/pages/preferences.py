@@ -1,4 +1,4 @@
-"""Where customers say what may be sent to them; also the one-click opt-out of their mail programs (RFC 8058)."""
+"""Where customers say what may be sent to them; also their mail program's one-click opt-out (RFC 8058)."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def show(program_id: str) -> str:
 @bp.post("/survey/programs/<program_id>")
 @allow(*_LEADS)
 def save(program_id: str) -> Any:
-    """Saves the wording of one language and the program's settings, or shows them again with what is wrong."""
+    """Saves one language's wording and the program's settings, or shows them with what is wrong."""
     form = request.form
     language = language_of(form.get("language"))
     try:

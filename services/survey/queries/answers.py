@@ -11,11 +11,13 @@ from shared.errors import NotFound
 from shared.ids import hash_token, is_id
 from shared.web.paging import Cursor
 
-_PAGE = """SELECT t.invitation_id, i.customer_id, i.expires_at, i.test, i.channel, p.name AS program_name, p.wording,
-    c.language, c.time_zone, r.id AS response_id, coalesce(r.version, 0) AS version, r.score, r.comment, r.callback,
+_PAGE = """SELECT t.invitation_id, i.customer_id, i.expires_at, i.test, i.channel,
+    p.name AS program_name, p.wording, c.language, c.time_zone, r.id AS response_id,
+    coalesce(r.version, 0) AS version, r.score, r.comment, r.callback,
     r.answered_at, r.revised_at, r.state, to_jsonb(o) AS company
     FROM token t JOIN invitation i ON i.id = t.invitation_id JOIN program p ON p.id = i.program_id
-    JOIN customer c ON c.id = i.customer_id LEFT JOIN response r ON r.invitation_id = i.id LEFT JOIN company o ON true
+    JOIN customer c ON c.id = i.customer_id LEFT JOIN response r ON r.invitation_id = i.id
+    LEFT JOIN company o ON true
     WHERE t.hash = %s AND t.purpose = 'answer' AND t.expires_at > %s"""
 
 
@@ -33,7 +35,8 @@ def of_response(tx: Tx, response_id: str) -> Row:
     if row is None:
         raise NotFound("There is no such answer.")
     row["versions"] = tx.all(
-        "SELECT version, score, comment, callback, at, source FROM response_version WHERE response_id = %s ORDER BY version",
+        "SELECT version, score, comment, callback, at, source FROM response_version"
+        " WHERE response_id = %s ORDER BY version",
         (response_id,),
     )
     return row
@@ -73,7 +76,8 @@ def responses(
     )
 
 
-_INVITATIONS = """SELECT i.id, i.customer_id, i.program_id, p.name AS program_name, i.touchpoint, i.channel, i.state,
+_INVITATIONS = """SELECT i.id, i.customer_id, i.program_id, p.name AS program_name, i.touchpoint,
+    i.channel, i.state,
     i.test, i.created_at, i.sent_at, i.expires_at, r.id AS response_id,
     (SELECT d.id FROM delivery d WHERE d.ref_id = i.id AND d.kind = 'invitation'
      ORDER BY d.created_at DESC, d.id DESC LIMIT 1) AS delivery_id
@@ -107,7 +111,8 @@ def _conditions(filters: Mapping[str, Any], known: Mapping[str, str]) -> tuple[l
 
 
 def _paged(
-    tx: Tx, select: str, by: str, id_: str, id_name: str, by_name: str, conditions: list[str], args: dict[str, Any],
+    tx: Tx, select: str, by: str, id_: str, id_name: str, by_name: str, conditions: list[str],
+    args: dict[str, Any],
     limit: int, cursor: str | None,
 ) -> tuple[list[Row], str | None]:  # fmt: skip
     after = Cursor.decode(cursor, 2)

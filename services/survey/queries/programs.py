@@ -24,7 +24,8 @@ REASONS = {
     "erased": "deleted meanwhile",
 }
 
-_FIGURES = """SELECT p.*, f.invited, f.waiting, f.sent, f.answered, f.promoters, f.passives, f.detractors, l.last_ask
+_FIGURES = """SELECT p.*, f.invited, f.waiting, f.sent, f.answered, f.promoters, f.passives,
+    f.detractors, l.last_ask
     FROM program p
     LEFT JOIN LATERAL (
         SELECT count(*) AS invited, count(*) FILTER (WHERE i.state = 'queued') AS waiting,
@@ -86,7 +87,7 @@ def reach(
     channel: str | None = None,
     limit: int = 20_000,
 ) -> Reach:
-    """A dry run of an ask, over at most `limit` customers. Raises `Invalid` for an audience nobody can mean."""
+    """A dry run of an ask, over at most `limit` customers. Raises `Invalid` for a senseless audience."""
     audience = check_audience(audience)
     where, args = audience_sql(audience)
     found = Reach(tx.value(f"SELECT count(*) FROM customer c {AUDIENCE} WHERE {where}", args))  # noqa: S608
@@ -116,12 +117,13 @@ def runs(tx: Tx, program_id: str, limit: int = 10) -> list[Row]:
 
 
 def run(tx: Tx, run_id: str) -> Row:
-    """One ask: how far it is, what became of its messages, and why customers were skipped. Raises `NotFound`."""
+    """One ask: how far it is, what became of its messages, why some were skipped. Raises `NotFound`."""
     row = tx.one(_RUNS + " WHERE a.id = %s", (run_id,)) if is_id(run_id) else None
     if row is None:
         raise NotFound("There is no such ask.")
     row["reasons"] = tx.all(
-        "SELECT reason, count(*) AS count FROM skip WHERE ask_run_id = %s GROUP BY reason ORDER BY count DESC, reason",
+        "SELECT reason, count(*) AS count FROM skip WHERE ask_run_id = %s GROUP BY reason"
+        " ORDER BY count DESC, reason",
         (run_id,),
     )
     row["states"] = {
@@ -150,7 +152,8 @@ def skipped(tx: Tx, run_id: str, limit: int = 200) -> list[Row]:
 def uncertain(tx: Tx, limit: int = 200) -> list[Row]:
     """Messages of which nobody knows whether they left, and about which nobody has decided, oldest first."""
     return tx.all(
-        "SELECT d.id, d.kind, d.channel, d.reason, d.created_at, d.claimed_at, d.handed_at, d.customer_id, c.name,"
+        "SELECT d.id, d.kind, d.channel, d.reason, d.created_at, d.claimed_at, d.handed_at,"
+        " d.customer_id, c.name,"
         " c.email, c.phone, p.name AS program_name FROM delivery d JOIN customer c ON c.id = d.customer_id"
         " LEFT JOIN invitation i ON i.id = d.ref_id LEFT JOIN program p ON p.id = i.program_id"
         " WHERE d.state = 'uncertain' AND d.settled_at IS NULL ORDER BY d.created_at, d.id LIMIT %s",

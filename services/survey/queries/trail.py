@@ -32,7 +32,8 @@ class Trail:
     changes: list[Told] = field(default_factory=list)
 
 
-_TASKS = """SELECT t.data FROM task_response x JOIN task_replica t ON t.id = x.task_id WHERE x.response_id = %s
+_TASKS = """SELECT t.data FROM task_response x JOIN task_replica t ON t.id = x.task_id
+    WHERE x.response_id = %s
     ORDER BY t.data ->> 'opened_at' DESC"""
 _CHANGES = """SELECT n.id, n.data AS notice, c.data AS change FROM notice_replica n
     JOIN change_replica c ON c.id = n.change_id

@@ -102,7 +102,8 @@ def test_touchpoint_comes_from_the_ask_else_the_customer_else_the_program(survey
     survey.add(external_id="none", email="n@example.com")
     survey.ask({"customers": ["own", "none"]})
     rows = survey.all(
-        "SELECT c.external_id, i.touchpoint FROM invitation i JOIN customer c ON c.id = i.customer_id ORDER BY 1"
+        "SELECT c.external_id, i.touchpoint FROM invitation i JOIN customer c ON c.id = i.customer_id"
+        " ORDER BY 1"
     )
     assert [tuple(row.values()) for row in rows] == [("none", "general"), ("own", "order")]
     survey.add(external_id="third", touchpoint="order")

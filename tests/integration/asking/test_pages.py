@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -115,34 +116,38 @@ def test_the_api_does_what_the_pages_do(survey: Asking) -> None:
     api = survey.api("programs:read", "programs:write", "responses:read")
     survey.add(external_id="a", email="a@example.com")
     survey.add(external_id="b", email=None)
-    body = {"name": "After delivery", "touchpoint": "delivery", "channels": ["email"]}
+    body: dict[str, Any] = {"name": "After delivery", "touchpoint": "delivery", "channels": ["email"]}
     created = api("POST", "/survey/api/programs", json=body, headers={"Idempotency-Key": "p1"})
     again = api("POST", "/survey/api/programs", json=body, headers={"Idempotency-Key": "p1"})
-    assert created.status_code == 201 and created.json == again.json
+    assert created.status_code == 201 and created.get_json() == again.get_json()
     assert api("POST", "/survey/api/programs", json=body).status_code == 409
-    assert len(api("GET", "/survey/api/programs").json["programs"]) == 2
-    ask = f"/survey/api/programs/{created.json['id']}/ask"
-    dry = api("POST", ask, json={"audience": {"all": True}, "dry_run": True}).json
+    assert len(api("GET", "/survey/api/programs").get_json()["programs"]) == 2
+    ask = f"/survey/api/programs/{created.get_json()['id']}/ask"
+    dry = api("POST", ask, json={"audience": {"all": True}, "dry_run": True}).get_json()
     assert (dry["asked"], dry["reasons"], dry["complete"]) == (1, {"no_address": 1}, True)
     for _ in range(2):
         body = {"audience": {"customers": ["a", "b"]}}
         reply = api("POST", ask, json=body, headers={"Idempotency-Key": "ask-1"})
-        assert reply.status_code == 200 and reply.json["asked"] == 1 and reply.json["state"] == "done"
-    assert api("GET", f"/survey/api/asks/{reply.json['id']}").json["states"] == {"queued": 1}
+        assert (
+            reply.status_code == 200
+            and reply.get_json()["asked"] == 1
+            and reply.get_json()["state"] == "done"
+        )
+    assert api("GET", f"/survey/api/asks/{reply.get_json()['id']}").get_json()["states"] == {"queued": 1}
     assert api("POST", ask, json={"audience": {}}).status_code == 422
     assert api("POST", ask, json={}).status_code == 422
     survey.submit(score_link(survey.send()[0], 3), comment="slow")
-    assert api("GET", "/survey/api/invitations?state=sent").json["invitations"][0]["channel"] == "email"
-    rows = api("GET", "/survey/api/responses?score_max=6").json["responses"]
+    assert api("GET", "/survey/api/invitations?state=sent").get_json()["invitations"][0]["channel"] == "email"
+    rows = api("GET", "/survey/api/responses?score_max=6").get_json()["responses"]
     assert [(row["score"], row["comment"], row["band"]) for row in rows] == [(3, "slow", "detractor")]
-    one = api("GET", f"/survey/api/responses/{rows[0]['id']}").json
+    one = api("GET", f"/survey/api/responses/{rows[0]['id']}").get_json()
     assert [version["score"] for version in one["versions"]] == [3]
     assert (
         api("POST", f"/survey/api/responses/{rows[0]['id']}/exclude", json={"reason": "x" * 9}).status_code
         == 403
     )
-    paused = api("PATCH", f"/survey/api/programs/{created.json['id']}", json={"state": "paused"})
-    assert paused.json["state"] == "paused"
+    paused = api("PATCH", f"/survey/api/programs/{created.get_json()['id']}", json={"state": "paused"})
+    assert paused.get_json()["state"] == "paused"
     assert api("POST", ask, json={"audience": {"all": True}}).status_code == 409
 
 
@@ -152,7 +157,7 @@ def test_lists_page_by_cursor(survey: Asking) -> None:
         survey.submit(score_link(survey.invited(), 9))
     seen, cursor = [], ""
     while True:
-        page = api("GET", f"/survey/api/responses?limit=2&cursor={cursor}").json
+        page = api("GET", f"/survey/api/responses?limit=2&cursor={cursor}").get_json()
         seen += [row["id"] for row in page["responses"]]
         cursor = page["next"]
         if not cursor:

@@ -1,4 +1,4 @@
-"""Preferences: GET shows, POST changes at once, one click works, and an opt-out waits for what is on its way."""
+"""Preferences: GET shows, POST changes at once, and an opt-out waits for what is on its way."""
 
 from __future__ import annotations
 

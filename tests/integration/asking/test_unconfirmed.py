@@ -1,4 +1,4 @@
-"""Clicks that nobody confirmed are told apart, once, and never as answers; answers can be excluded and put back."""
+"""Clicks that nobody confirmed are told apart, once; answers can be excluded and put back."""
 
 from __future__ import annotations
 
