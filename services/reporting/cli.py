@@ -40,8 +40,8 @@ def recount_command(as_json: bool) -> int:
                 f"shown {difference.shown}, counted {difference.counted}"
             )
         click.echo(
-            f"{len(found.differences)} figures differ, {found.stale_invitations} invitations have other stages "
-            "than the facts give. Please report this; `hearback rebuild reporting` makes them right.",
+            f"{len(found.differences)} figures differ, {found.stale_invitations} invitations have other "
+            "stages than the facts give. Please report this; `hearback rebuild reporting` makes them right.",
             err=True,
         )
     return 0 if found.equal else 1
