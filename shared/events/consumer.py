@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+
+from psycopg2.errors import QueryCanceled
 
 from shared.db import Database, Tx, is_transient
 from shared.errors import HearbackError
@@ -25,6 +28,8 @@ BATCH = 500
 # More new parked keys than this within the window are a bug of ours, not poison.
 PARK_LIMIT = 20
 PARK_WINDOW = timedelta(minutes=1)
+# A statement that ran out of time is tried again: the machine may be busy. The third time it is the event.
+TIMEOUTS = 3
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -76,6 +81,7 @@ class Consumer:
         self.apply = apply
         self.batch = batch
         self.park_limit = park_limit
+        self._timeouts: Counter[tuple[str, int, int]] = Counter()
 
     def run_once(self) -> bool:
         """Applies the next batch; returns whether there was one.
@@ -89,6 +95,7 @@ class Consumer:
             self._process(entries)
             crash_at("consumer.after_commit")
             self.source.commit()
+            self._timeouts.clear()
         except BaseException:
             self.source.release()
             raise
@@ -118,9 +125,16 @@ class Consumer:
             with self.db.transaction() as tx:
                 self._apply(tx, [item])
         except Exception as error:
-            if is_transient(error):
+            if is_transient(error) or self._may_be_load(entry, error):
                 raise
             self._park(entry, error)
+
+    def _may_be_load(self, entry: Entry, error: Exception) -> bool:
+        """Whether a statement ran out of time, and not yet so often that the event must be the reason."""
+        if not isinstance(error, QueryCanceled):
+            return False
+        self._timeouts[(entry.topic, entry.partition, entry.offset)] += 1
+        return self._timeouts[(entry.topic, entry.partition, entry.offset)] < TIMEOUTS
 
     def _apply(self, tx: Tx, items: Sequence[_Item]) -> None:
         """Notes, parks and applies what is new, in its order."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 import structlog
+from psycopg2.errors import QueryCanceled
 
 from shared import roles
 from shared.db import Database, is_transient
@@ -76,6 +77,7 @@ class ConsumerLoop:
 
     def _stand_still(self, reason: str, stop: threading.Event) -> None:
         """Waits, unready, until the stop is taken back by `hearback log resume`, or the process ends."""
+        roles.health().failed(reason)
         with self.ctx.db.transaction() as tx:
             tx.execute(
                 """INSERT INTO consumer_stop (consumer, at, reason) VALUES (%s, %s, %s)
@@ -130,7 +132,7 @@ def _work(ctx: RoleContext, stop: threading.Event, log: Log, step: Callable[[], 
             failures = 0
             roles.health().ok()
         except Exception as error:
-            if not is_transient(error):
+            if not (is_transient(error) or isinstance(error, QueryCanceled)):
                 raise
             roles.health().failed(brief(error))
             _log.warning("trying again", error=brief(error), failures=failures + 1)

@@ -155,10 +155,10 @@ def test_what_failed_is_not_left_to_the_next_sweep(bench: Bench) -> None:
     for number in range(1, 4):
         bench.say(A, number)
     relay = bench.relay()
-    relay.sink = Faltering(bench, failures=2)
+    relay.sink = Faltering(bench, failures=3)
     relay.run_once()
-    for number in range(1, 3):
-        bench.clock.advance(_seconds(1.1))
+    for number, seconds in enumerate((1.1, 1.1, 0.7)):
+        bench.clock.advance(_seconds(seconds))
         bench.say(B, number)
         relay.run_once()
     assert bench.waiting() == 0

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
+from psycopg2.errors import QueryCanceled
 
 from shared.db import Tx
 from shared.errors import Unavailable
@@ -230,6 +231,25 @@ def test_poison_now_and_then_stops_nobody(bench: Bench) -> None:
         bench.consume(consumer)
         bench.clock.advance(timedelta(seconds=13))
     assert len(bench.parked()) == 15
+
+
+def test_a_statement_that_runs_out_of_time_is_tried_again_before_its_event_is_parked(bench: Bench) -> None:
+    def slow(tx: Tx, events: Sequence[Event]) -> None:
+        if any(event.key == A for event in events):
+            tx.execute("SET LOCAL statement_timeout = '5ms'; SELECT pg_sleep(5)")
+        bench.apply(tx, events)
+
+    bench.say(A, 1)
+    bench.say(B, 1)
+    bench.flush()
+    consumer = bench.consumer(slow)
+    for _ in range(2):
+        with pytest.raises(QueryCanceled):
+            consumer.run_once()
+        assert bench.parked() == []
+    bench.consume(consumer)
+    assert bench.parked() == [(A, 1)]
+    assert bench.effects(B) == [1]
 
 
 @pytest.mark.parametrize(

@@ -107,9 +107,12 @@ def test_fault_16_a_bug_that_hits_everybody_stops_the_consumer_with_an_alert(his
         followup = installation.db("followup")
         installation.wait(lambda: workers.stopped(followup, "followup"), None, "the consumer to stop")
         assert _parked(installation) <= PARK_LIMIT
-        report = read_report(installation.settings.home, "followup")
-        assert report is not None and not report["ready"]
-        assert "parked" in report["roles"]["consumer"]["error"]
+
+        def unready() -> bool:
+            report = read_report(installation.settings.home, "followup")
+            return report is not None and "parked" in report["roles"]["consumer"]["error"]
+
+        installation.wait(unready, None, "the consumer to be unready")
         assert "has stopped" in installation.command("log", "lag").stderr
     installation.command("log", "resume", "followup")
     installation.settle()
