@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from werkzeug.test import TestResponse
 
 from tests.support.asking import Asking, form_of, score_link, trail_link
 
@@ -213,3 +215,32 @@ def test_a_damaged_form_changes_nothing(survey: Asking) -> None:
         )
         assert reply.status_code == 422, wrong
     assert survey.all("SELECT * FROM response") == []
+
+
+def test_one_form_sent_many_times_at_once_is_one_answer(survey: Asking) -> None:
+    message = survey.invited()
+    path = trail_link(message)
+    form = {**form_of(survey.page(score_link(message, 3)).text), "comment": "slow"}
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda _: post(survey, path, form), range(16)))
+    assert [reply.status_code for reply in replies] == [200] * 16
+    assert {(reply.get_json()["effect"], reply.get_json()["version"]) for reply in replies} == {("saved", 1)}
+    assert len(survey.all("SELECT * FROM response_version")) == 1
+
+
+def test_of_many_forms_at_once_one_is_saved_and_the_others_are_told(survey: Asking) -> None:
+    message = survey.invited()
+    path = trail_link(message)
+    forms = [{**form_of(survey.page(path).text), "score": str(score)} for score in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda form: post(survey, path, form), forms))
+    effects = [reply.get_json()["effect"] for reply in replies]
+    assert sorted(effects) == ["saved"] + ["stale"] * 7
+    recorded = survey.response()["score"]
+    assert effects[recorded] == "saved"
+    assert {reply.get_json()["score"] for reply in replies} == {recorded}
+
+
+def post(survey: Asking, path: str, form: dict[str, str]) -> TestResponse:
+    client = survey.app.test_client()
+    return client.post(path, data=form, headers={"Accept": "application/json"})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 
 from shared.channels import Message
+from shared.channels.mailbox import SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 from tests.support.asking import Asking, trail_link
 
 PHONE = "+4930123456"
@@ -122,3 +125,21 @@ def test_forged_stale_and_damaged_webhooks_change_nothing(survey: Asking, questi
     assert survey.http.post("/webhooks/mailbox", data=b"{}").status_code == 401
     assert survey.webhook({**event, "type": "something new"}).status_code == 204
     assert survey.all("SELECT * FROM response") == []
+
+
+def test_the_same_text_a_hundred_times_at_once_has_one_effect(survey: Asking, question: Message) -> None:
+    def arrive(_: int) -> int:
+        event = {"id": "one", "type": "inbound", "from": PHONE, "text": "3 slow"}
+        raw = json.dumps({**event, "at": survey.clock.now().isoformat()}).encode()
+        stamp = str(int(survey.clock.now().timestamp()))
+        headers = {
+            TIMESTAMP_HEADER: stamp,
+            SIGNATURE_HEADER: sign(survey.settings.key("mailbox-webhook"), stamp, raw),
+        }
+        return survey.app.test_client().post("/webhooks/mailbox", data=raw, headers=headers).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(arrive, range(100))) == {204}
+    assert survey.response()["version"] == 1
+    assert len(survey.events("response.recorded")) == 1
+    assert len(survey.send()) == 1
