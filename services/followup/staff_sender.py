@@ -141,7 +141,16 @@ class StaffMails:
             message = tx.value("SELECT text FROM inbound_message WHERE id = %s", (data["message_id"],))
             if message is None:
                 return "gone", {}
+        why = None
+        if name == "assigned":
+            # Read now, not queued: a reason may name the customer, and is erased with them.
+            why = tx.value(
+                """SELECT text FROM task_entry WHERE task_id = %s AND kind = 'assigned'
+                   ORDER BY at DESC, id DESC LIMIT 1""",
+                (task["id"],),
+            )
         return None, {
+            "why": why,
             "task": task,
             "answers": [a for a in tasks.answers(tx, task["id"]) if a["state"] == "counted"],
             "message": message,

@@ -196,7 +196,7 @@ def test_every_mail_can_be_written(
     with followup.db.transaction() as tx:
         if template == "assigned":
             resolving.assign(tx, ANYBODY, task_id, to=None)
-            resolving.assign(tx, ANYBODY, task_id, to=ann)
+            resolving.assign(tx, ANYBODY, task_id, to=ann, why="She knows them.")
         elif template == "reset":
             password = staff.reset_password(tx, followup.settings.key("one-time-password"), ann)
     if template == "joined":
@@ -216,6 +216,8 @@ def test_every_mail_can_be_written(
     assert states[template] == "handed", [mail["reason"] for mail in followup.mails()]
     mail = way.sent[-1]
     assert mail.subject and "\n" not in mail.subject and mail.text.strip() and "<html" in mail.html
+    if template == "assigned":
+        assert any("She knows them." in m.text and "She knows them." in m.html for m in way.sent)
     if template == "reset":
         assert any(password in message.text for message in way.sent)
         assert password not in str(followup.mails())
