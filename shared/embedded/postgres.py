@@ -169,11 +169,17 @@ class Postgres:
         # A number can be in use again by another program after a crash or a reboot.
         return pid if name == "postgres" else None
 
-    def start(self, timeout: float = 120) -> None:
-        """Starts the server in the background and waits for it; `up` leaves this to supervisord."""
+    def start(self, timeout: float = 120, *, die_with_us: bool = False) -> None:
+        """Starts the server in the background and waits for it; `up` leaves this to supervisord.
+
+        With `die_with_us` the kernel stops it when this thread ends, however it ends (where setpriv is there).
+        """
+        command = self.command()
+        if die_with_us and (setpriv := shutil.which("setpriv")):
+            command = [setpriv, "--pdeathsig", "INT", "--", *command]
         with (self.home / "postgres.log").open("ab") as log:
             process = subprocess.Popen(
-                self.owner.command(self.command()),
+                self.owner.command(command),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.home, env=_environment(),
                 start_new_session=True,
             )  # fmt: skip

@@ -8,7 +8,6 @@ import shlex
 import stat
 import subprocess
 import sys
-import tempfile
 import time
 import xmlrpc.client
 from collections.abc import Iterable, Sequence
@@ -54,8 +53,9 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 serverurl=unix://{socket}
 """
 
-# `startretries` is large because supervisord gives up for good after that many; a database that is away for
-# an hour is no reason to stay down.
+# The log's path is relative to our folder: supervisord would expand this one twice, and stumble over a `%`.
+# `startretries` is large because it gives up for good after that many; a database that is away for an hour
+# is no reason to stay down.
 _PROGRAM = """
 [program:{name}]
 command={command}
@@ -68,7 +68,7 @@ stopsignal={signal}
 stopwaitsecs={wait}
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={log}/{name}.log
+stdout_logfile=log/{name}.log
 stdout_logfile_maxbytes=10MB
 stdout_logfile_backups=3
 """
@@ -112,7 +112,6 @@ def configuration(home: Path, wanted: Iterable[Program]) -> str:
             priority=program.priority,
             signal=program.signal,
             wait=program.wait,
-            log=escaped["log"],
         )
         for program in wanted
     ]
@@ -120,9 +119,8 @@ def configuration(home: Path, wanted: Iterable[Program]) -> str:
 
 
 def _escape(text: str) -> str:
-    if (
-        "\n" in text or ";" in text
-    ):  # supervisord would take the rest for a comment, and has no way to quote it
+    # supervisord would take the rest for a comment, and has no way to quote it.
+    if "\n" in text or ";" in text:
         raise CannotRunHere(
             f"The path {text!r} has a semicolon or a line break, which the process manager cannot read."
         )
@@ -135,7 +133,8 @@ def socket_path(home: Path) -> Path:
     if len(os.fsencode(path)) <= _LONGEST_SOCKET:
         return path
     short = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"hearback-{short}" / "supervisor.sock"
+    # Not what TMPDIR says: another shell has to find it as well.
+    return Path("/tmp") / f"hearback-{short}" / "supervisor.sock"  # noqa: S108 (its folder is checked to be ours)
 
 
 def prepare_socket(home: Path) -> None:
@@ -144,7 +143,9 @@ def prepare_socket(home: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        raise CannotRunHere(f"{folder} belongs to somebody else; remove it, or set TMPDIR to another folder.")
+        raise CannotRunHere(
+            f"{folder} belongs to somebody else; remove it, or choose a shorter HEARBACK_HOME."
+        )
     folder.chmod(0o700)
 
 
@@ -180,7 +181,8 @@ class Supervisor:
             if self.alive():
                 return
             time.sleep(0.02)
-        said = (done.stderr.strip() or done.stdout.strip() or "it does not answer").splitlines()[-1]
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        said = next((line for line in lines if line.startswith("Error")), [*lines, "it does not answer"][-1])
         raise CannotRunHere(
             f"The process manager (supervisord) did not start: {said}. "
             f"See {self.home / 'log' / 'supervisord.log'}."

@@ -27,7 +27,7 @@ class TestPostgres:
         self.owner.own(self.home)
         self.server = Postgres(self.home, self.owner, fsync=False)
         self.server.initialise()
-        self.server.start()
+        self.server.start(die_with_us=True)
         self.server.create_databases()
         self._names = itertools.count(1)
         self._templates: set[str] = set()
