@@ -172,7 +172,7 @@ class Postgres:
     def start(self, timeout: float = 120, *, die_with_us: bool = False) -> None:
         """Starts the server in the background and waits for it; `up` leaves this to supervisord.
 
-        With `die_with_us` the kernel stops it when this thread ends, however it ends (where setpriv is there).
+        With `die_with_us` the kernel stops it when this thread ends, however it does (given setpriv).
         """
         command = self.command()
         if die_with_us and (setpriv := shutil.which("setpriv")):
