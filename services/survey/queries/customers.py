@@ -30,10 +30,24 @@ _SELECT = (
 )
 # An agent's customers: of the accounts they manage, and of the tasks that are theirs or nobody's.
 _MINE = (
-    "(a.manager_email = %(me)s OR c.id IN ("
-    "  SELECT (jsonb_array_elements_text(t.data->'customer_ids'))::uuid FROM task_replica t"
-    "  WHERE t.owner_email = %(me)s OR t.owner_email IS NULL))"
+    "c.id IN (SELECT m.id FROM customer m JOIN account n ON n.id = m.account_id"
+    "  WHERE n.manager_email = %(me)s"
+    " UNION ALL SELECT (jsonb_array_elements_text(t.data->'customer_ids'))::uuid FROM task_replica t"
+    "  WHERE t.owner_email = %(me)s OR t.owner_email IS NULL)"
 )
+# Who matches a term, found from the term: fast as long as it is not almost everybody.
+_WHO = (
+    f"SELECT c.id FROM customer c WHERE {_WORDS} @@ %(term)s::tsquery"  # noqa: S608
+    " UNION ALL SELECT k.id FROM account n JOIN customer k ON k.account_id = n.id"
+    "  WHERE words(n.name) @@ %(term)s::tsquery"
+    " UNION ALL SELECT customer_id FROM response WHERE words(comment) @@ %(term)s::tsquery"
+)
+# Whether one customer matches a term, for terms that match so many that the first page is soon full.
+_WHETHER = (
+    f"({_WORDS} @@ %(term)s::tsquery OR words(a.name) @@ %(term)s::tsquery OR EXISTS ("  # noqa: S608
+    "SELECT 1 FROM response q WHERE q.customer_id = c.id AND words(q.comment) @@ %(term)s::tsquery))"
+)
+BROAD = 2_000
 MAX_TERMS = 6
 
 
@@ -60,13 +74,9 @@ def find(
         args["me"] = who.email
     for n, term in enumerate(terms(q)):
         args[f"q{n}"] = f"'{term}':*"
-        tsquery = f"%(q{n})s::tsquery"
-        where.append(
-            f"(c.id IN (SELECT c.id FROM customer c WHERE {_WORDS} @@ {tsquery}"  # noqa: S608
-            " UNION ALL SELECT k.id FROM customer k JOIN account a ON a.id = k.account_id"
-            f" WHERE words(a.name) @@ {tsquery}"
-            f" UNION ALL SELECT customer_id FROM response WHERE words(comment) @@ {tsquery}))"
-        )
+        broad = tx.value(f"SELECT count(*) FROM ({_WHO} LIMIT {BROAD}) w", {"term": args[f"q{n}"]}) == BROAD  # noqa: S608
+        condition = _WHETHER if broad else f"c.id IN ({_WHO})"
+        where.append(condition.replace("%(term)s", f"%(q{n})s"))
     for column, value in (
         ("account_id", account_id),
         ("external_id", external_id),
@@ -81,7 +91,11 @@ def find(
         where.append(f"({_NAME}, c.id) > (%(name)s, %(id)s::uuid)")
         args["name"], args["id"] = after
     rows = tx.all(
-        f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY {_NAME}, c.id LIMIT %(limit)s",
+        # What is shown of each is read for the page only.
+        f"WITH page AS MATERIALIZED (SELECT c.id, {_NAME} AS by_name FROM customer c"  # noqa: S608
+        f" LEFT JOIN account a ON a.id = c.account_id WHERE {' AND '.join(where)}"
+        f" ORDER BY {_NAME}, c.id LIMIT %(limit)s)"
+        f" {_SELECT} JOIN page p ON p.id = c.id ORDER BY p.by_name, c.id",
         {**args, "limit": limit + 1},
     )
     more = len(rows) > limit

@@ -63,6 +63,7 @@ $$;
 CREATE INDEX customer_words ON customer USING gin (words(
     coalesce(name, '') || ' ' || coalesce(email, '') || ' ' || coalesce(phone, '') || ' ' || coalesce(external_id, '')));
 CREATE INDEX account_words ON account USING gin (words(name));
+CREATE INDEX account_manager ON account (manager_email);
 
 -- An opt-out belongs to the address, not to the row: it survives deletion and re-import.
 CREATE TABLE opt_out (
