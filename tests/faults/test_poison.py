@@ -34,15 +34,6 @@ def _broken(installation: Running, person: Person | None = None) -> Iterator[Non
         tx.execute("DROP FUNCTION poison CASCADE")
 
 
-def _begin(history: History, people: int = 12) -> Running:
-    installation = history.running
-    installation.web()
-    installation.workers()
-    history.invite(people)
-    installation.settle()
-    return installation
-
-
 def _parked(installation: Running, customer: str | None = None) -> int:
     with installation.db("followup").transaction() as tx:
         return int(
@@ -53,7 +44,7 @@ def _parked(installation: Running, customer: str | None = None) -> int:
 
 
 def test_fault_16_poison_parks_only_its_key_and_replay_applies_it_in_order(history: History) -> None:
-    installation = _begin(history)
+    installation = history.running
     poisoned, *others = history.people
     with _broken(installation, poisoned):
         for score in (9, 2, 4):
@@ -62,7 +53,7 @@ def test_fault_16_poison_parks_only_its_key_and_replay_applies_it_in_order(histo
             history.answer(person)
         installation.settle()
         assert _parked(installation) == 3
-        check(history, parked=1, missing=frozenset({poisoned.id}))
+        check(history, parked=1, waiting=frozenset({poisoned.id}))
         still = installation.command("log", "replay", "followup", check=False)
         assert still.returncode == 1 and "this one never works" in still.stderr
     # Beside a running consumer, while the customer goes on changing their mind.
@@ -79,8 +70,8 @@ def test_fault_16_poison_parks_only_its_key_and_replay_applies_it_in_order(histo
 
 
 def test_fault_16_an_erasure_passes_what_is_parked_for_its_customer(history: History) -> None:
-    installation = _begin(history)
-    poisoned, *others = history.people
+    installation = history.running
+    poisoned, *others = history.people[1:]
     with _broken(installation, poisoned):
         history.answer(poisoned, 1, "my name is Rumpelstiltskin")
         for person in others:
@@ -89,6 +80,7 @@ def test_fault_16_an_erasure_passes_what_is_parked_for_its_customer(history: His
         assert _parked(installation, poisoned.id) == 1
         with installation.db("survey").transaction() as tx:
             erase.erase(tx, poisoned.id, opt_out_fingerprints(installation.settings))
+        history.forget(poisoned)
         installation.settle()
         assert _parked(installation, poisoned.id) == 0
     for service in ("survey", "followup", "reporting"):
@@ -96,20 +88,19 @@ def test_fault_16_an_erasure_passes_what_is_parked_for_its_customer(history: His
             assert tx.one("SELECT 1 FROM erased WHERE customer_id = %s", (poisoned.id,)), service
             rows = tx.all("SELECT * FROM response WHERE customer_id = %s", (poisoned.id,))
             assert not any("Rumpelstiltskin" in str(row) for row in rows), service
-    check(history, missing=frozenset({poisoned.id}))
+    check(history)
 
 
 def test_fault_16_a_bug_that_hits_everybody_stops_the_consumer_with_an_alert(history: History) -> None:
-    installation = _begin(history, PARK_LIMIT + 10)
+    installation = history.running
     with _broken(installation):
-        for person in history.people:
-            history.answer(person)
+        history.answer_all(revise=0)
         followup = installation.db("followup")
         installation.wait(lambda: workers.stopped(followup, "followup"), None, "the consumer to stop")
         assert _parked(installation) <= PARK_LIMIT
 
         def unready() -> bool:
-            report = read_report(installation.settings.home, "followup")
+            report = read_report(installation.settings.home, "followup-consumer")
             return report is not None and "parked" in report["roles"]["consumer"]["error"]
 
         installation.wait(unready, None, "the consumer to be unready")

@@ -18,9 +18,6 @@ TIMES = 100
 
 def test_fault_20_the_same_webhook_a_hundred_times_at_once_has_one_effect(history: History) -> None:
     installation = history.running
-    installation.web()
-    installation.workers()
-    history.invite(3)
     history.answer_all(revise=0)
     installation.settle()
     with installation.db("survey").transaction() as tx:

@@ -10,26 +10,26 @@ from tests.support.history import History
 from tests.support.running import Running
 
 
-def check(history: History, *, parked: int = 0, missing: frozenset[str] = frozenset()) -> None:
+def check(history: History, *, parked: int = 0, waiting: frozenset[str] = frozenset()) -> None:
     """Raises `AssertionError` with everything that is wrong. `parked` keys are expected to wait.
 
-    Of the customers in `missing` (erased, or parked) nothing is asked beyond survey.
+    Of the customers in `waiting` (whose events are parked) nothing is asked beyond survey.
     """
     running = history.running
     wrong = [
-        *_survey(history, missing),
-        *_replicas(history, "reporting", missing),
-        *_replicas(history, "followup", missing),
-        *_tasks(history, missing),
+        *_survey(history),
+        *_replicas(history, "reporting", waiting),
+        *_replicas(history, "followup", waiting),
+        *_tasks(history, waiting),
         *_versions_in_order(running),
         *_handed_over_once(running),
-        *_figures(running, missing),
+        *_figures(running, waiting),
         *_parked(running, parked),
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def _survey(history: History, missing: frozenset[str]) -> list[str]:
+def _survey(history: History) -> list[str]:
     """Every acknowledged answer is kept as a version of one response, with the words that were sent."""
     with history.running.db("survey").transaction() as tx:
         rows = tx.all(
@@ -39,8 +39,6 @@ def _survey(history: History, missing: frozenset[str]) -> list[str]:
     kept = {(row["customer_id"], row["version"]): (row["score"], row["comment"]) for row in rows}
     wrong = []
     for ack in history.acks:
-        if ack.person.id in missing:
-            continue
         found = kept.get((ack.person.id, ack.version))
         if found != (ack.score, ack.comment):
             wrong.append(f"survey has {found} for {ack.person.email} version {ack.version}, not {ack.score}")
@@ -58,7 +56,7 @@ def _responses(running: Running, service: str) -> dict[str, dict[str, Any]]:
     return {row["customer_id"]: row for row in rows}
 
 
-def _replicas(history: History, service: str, missing: frozenset[str]) -> list[str]:
+def _replicas(history: History, service: str, waiting: frozenset[str]) -> list[str]:
     """What a service has of each answer is what survey has."""
     truth, replica = _responses(history.running, "survey"), _responses(history.running, service)
     wrong = [
@@ -66,7 +64,7 @@ def _replicas(history: History, service: str, missing: frozenset[str]) -> list[s
         for customer in replica.keys() - truth.keys()
     ]
     for customer, ack in history.final().items():
-        if customer in missing:
+        if customer in waiting:
             continue
         there = replica.get(customer)
         if there is None:
@@ -80,7 +78,7 @@ def _replicas(history: History, service: str, missing: frozenset[str]) -> list[s
     return wrong
 
 
-def _tasks(history: History, missing: frozenset[str]) -> list[str]:
+def _tasks(history: History, waiting: frozenset[str]) -> list[str]:
     """Each detractor is behind exactly one open task; an account has at most one."""
     with history.running.db("followup").transaction() as tx:
         rows = tx.all(
@@ -90,7 +88,7 @@ def _tasks(history: History, missing: frozenset[str]) -> list[str]:
     behind = Counter(row["customer_id"] for row in rows)
     wrong = []
     for customer, ack in history.final().items():
-        if customer not in missing and ack.score <= 6 and behind[customer] != 1:
+        if customer not in waiting and ack.score <= 6 and behind[customer] != 1:
             wrong.append(
                 f"{ack.person.email} answered {ack.score} and is behind {behind[customer]} open tasks"
             )
@@ -141,7 +139,7 @@ def _handed_over_once(running: Running) -> list[str]:
     return wrong
 
 
-def _figures(running: Running, missing: frozenset[str]) -> list[str]:
+def _figures(running: Running, waiting: frozenset[str]) -> list[str]:
     """Reporting's figures are a recount of its facts, and those are survey's answers."""
     with running.db("reporting").transaction() as tx:
         found = recount(tx)
@@ -149,7 +147,7 @@ def _figures(running: Running, missing: frozenset[str]) -> list[str]:
             "SELECT band, count(*) AS n FROM response WHERE version > 0 AND state = 'counted' GROUP BY band"
         )
     wrong = [] if found.equal else [f"reporting differs from its recount: {found}"]
-    if missing:
+    if waiting:
         return wrong
     with running.db("survey").transaction() as tx:
         raw = tx.all(

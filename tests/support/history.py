@@ -11,7 +11,7 @@ import urllib3
 from services.survey.commands import ask, company, customers, programs
 from services.survey.domain.rows import Row
 from services.survey.edge import opt_out_fingerprints
-from tests.support.running import TOKEN, Running
+from tests.support.running import TOKEN, Cast, Running
 
 _COMMENTS = ("too slow", "nobody called back", "fine", "lovely people", "the invoice was wrong", "")
 
@@ -42,6 +42,7 @@ class History:
     """What was done and acknowledged, for the checker. `seed` makes it again."""
 
     running: Running
+    cast: Cast
     seed: int = 1
     people: list[Person] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
@@ -125,6 +126,11 @@ class History:
         for person in self.people:
             while self.random.random() < revise:
                 self.answer(person)
+
+    def forget(self, person: Person) -> None:
+        """They were erased: nothing of theirs is expected any more."""
+        self.people.remove(person)
+        self.acks = [ack for ack in self.acks if ack.person is not person]
 
     def final(self) -> dict[str, Ack]:
         """Each customer's last acknowledged answer."""

@@ -230,6 +230,28 @@ class Running:
         }
 
 
+class Cast:
+    """The processes of an installation: one for each role that an experiment kills, one for the rest."""
+
+    def __init__(self, installation: Running) -> None:
+        self.installation = installation
+        self.web = installation.web()
+        self.relay = installation.role("survey", "relay")
+        self.consumers = {service: installation.role(service, "consumer") for service in SERVICES}
+        self.others = [
+            installation.role("survey", "sender", "clock"),
+            installation.role("followup", "relay", "sender", "clock"),
+        ]
+
+    def relay_again(self, crash_at: str = "") -> Process:
+        self.relay = self.installation.role("survey", "relay", crash_at=crash_at)
+        return self.relay
+
+    def consumer_again(self, service: str, crash_at: str = "") -> Process:
+        self.consumers[service] = self.installation.role(service, "consumer", crash_at=crash_at)
+        return self.consumers[service]
+
+
 @contextlib.contextmanager
 def running(urls: Mapping[str, str]) -> Iterator[Running]:
     """An installation on the databases of `urls`, with a free port and a folder; ended at the end."""
