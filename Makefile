@@ -23,6 +23,10 @@ logs: environment ## Follow what all parts log
 demo: up ## Start with made-up customers and three months of history
 	@$(bin)/hearback demo
 
+.PHONY: tour
+tour: test-environment ## Take the README's pictures again, from a running demo
+	@$(bin)/python docs/tour.py
+
 .PHONY: test
 test: test-environment ## Run all tests (ARGS="tests/unit -k nps" for some)
 	@.ci/chromium

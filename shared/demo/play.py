@@ -79,9 +79,10 @@ class History:
         for theme in self.sample["themes"]:
             if (theme["mended_week"], day) == (week, 1):
                 self._tell(theme)
-        self._answer(morning, week, day)
-        for hour in (11, 15):
-            self._call_back(morning + timedelta(hours=hour - 8))
+        for hours in (3, 7):
+            self._answer(morning, day, timedelta(hours=hours))
+            self._call_back(morning + timedelta(hours=hours))
+        self._answer(morning, day, timedelta(days=1))
 
     def _move(self, at: datetime) -> bool:
         """Sets the clock, never back and never beyond the end; False when the end is reached."""
@@ -151,9 +152,10 @@ class History:
                 self.stage.settle()
                 return
 
-    def _answer(self, morning: datetime, week: int, day: int) -> None:
-        today = [one for one in self.waiting if one[0].days == day]
-        for since_monday, address, said in today:
+    def _answer(self, morning: datetime, day: int, until: timedelta) -> None:
+        """Those who answer on this day before so long after the morning, and have not yet."""
+        while self.waiting and self.waiting[0][0] - timedelta(days=day) < until:
+            since_monday, address, said = self.waiting.pop(0)
             if not self._move(morning + (since_monday - timedelta(days=day))):
                 return
             message = self.mails[address]
@@ -244,11 +246,11 @@ class History:
         if row is None:
             raise Conflict(f"There is no staff member {who}.")
         return Client(
-            self.stage.url, _session(self.stage.settings, self.stage.clock, row["id"], row["epoch"])
+            self.stage.url, session_headers(self.stage.settings, self.stage.clock, row["id"], row["epoch"])
         )
 
 
-def _session(settings: Settings, clock: Clock, staff_id: str, epoch: int) -> dict[str, str]:
+def session_headers(settings: Settings, clock: Clock, staff_id: str, epoch: int) -> dict[str, str]:
     """The headers of a browser in which that staff member is logged in."""
     value = serializer(settings, "session", clock).dumps([staff_id, epoch, 0])
     cookie = value if isinstance(value, str) else value.decode()

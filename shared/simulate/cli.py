@@ -22,7 +22,7 @@ from shared.simulate import rows
 from shared.simulate.http import Client
 from shared.simulate.run import cast, play
 
-_SCOPES = (
+SCOPES = (
     "customers:read",
     "customers:write",
     "programs:read",
@@ -49,7 +49,14 @@ _SCOPES = (
     help="Share of customers who are asked by SMS and answer in one text.",
 )
 @click.option("--seed", default=1, show_default=True, help="Draws who is asked by SMS.")
-def simulate(file: Path, date_format: str, sms_share: float, seed: int) -> None:
+@click.option(
+    "--patience",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1),
+    help="Seconds without any progress after which it gives up.",
+)
+def simulate(file: Path, date_format: str, sms_share: float, seed: int, patience: float) -> None:
     """Play customers from FILE (CSV: answered_at, touchpoint, score, comment) and check every count.
 
     Imports a customer per row, has them asked, opens each message in the mailbox, clicks as the answer
@@ -60,7 +67,7 @@ def simulate(file: Path, date_format: str, sms_share: float, seed: int) -> None:
         raise Invalid(
             "A simulation writes to made-up people: it only runs where the mailbox is the provider."
         )
-    run = cast(rows.read(file, date_format, sms_share, seed))
+    run = cast(rows.read(file, date_format, sms_share, seed), patience)
     steps = show.Steps()
     with _key(settings, f"simulation {run.name}") as key:
         client = Client(f"http://127.0.0.1:{settings.port}", {"Authorization": f"Bearer {key}"})
@@ -77,7 +84,7 @@ def _key(settings: Settings, name: str) -> Iterator[str]:
     )
     try:
         with database.transaction() as tx:
-            key_id, secret = keys.create(tx, name=name, scopes=_SCOPES, created_by=None)
+            key_id, secret = keys.create(tx, name=name, scopes=SCOPES, created_by=None)
         try:
             yield secret
         finally:

@@ -18,8 +18,6 @@ from shared.simulate import mails
 from shared.simulate.http import Client, Refused
 from shared.simulate.rows import Answer
 
-# How long nothing may move before the simulation gives up on the rest.
-PATIENCE = 60.0
 _PLAYERS = 6
 
 
@@ -37,10 +35,14 @@ class NotEqual(HearbackError):
 
 @dataclass
 class Run:
-    """One simulation: its answers by the address they come from, and what was seen of each."""
+    """One simulation: its answers by the address they come from, and what was seen of each.
+
+    It gives up on the rest when nothing has moved for `patience` seconds.
+    """
 
     name: str
     people: dict[str, Answer]
+    patience: float
     program_id: str = ""
     handed_over: Counter[str] = field(default_factory=Counter)
     answered: set[str] = field(default_factory=set)
@@ -56,7 +58,7 @@ class Run:
         return found
 
 
-def cast(answers: list[Answer]) -> Run:
+def cast(answers: list[Answer], patience: float) -> Run:
     """Gives each answer a customer: an address that nobody has, and a name that says who it is."""
     name = secrets.token_hex(3)
     # Numbers and domains nobody writes to by accident; the simulation runs against the mailbox only.
@@ -65,7 +67,7 @@ def cast(answers: list[Answer]) -> Run:
     for number, answer in enumerate(answers):
         address = f"+49152{first + number:08d}" if answer.channel == "sms" else f"c{number}@{name}.example"
         people[address] = answer
-    return Run(name, people)
+    return Run(name, people, patience)
 
 
 def play(run: Run, client: Client, shown: Shown) -> Counter[str]:
@@ -74,7 +76,7 @@ def play(run: Run, client: Client, shown: Shown) -> Counter[str]:
     Raises `NotEqual` when any service counts otherwise, saying what.
     """
     with shown.step("Waiting until every service knows the key"):
-        _known(client)
+        known(client, run.patience)
     last = client.api("GET", "/mailbox/api/messages?limit=1")["messages"]
     with shown.step(f"Importing {len(run.people):,} customers"):
         _import(run, client)
@@ -86,9 +88,9 @@ def play(run: Run, client: Client, shown: Shown) -> Counter[str]:
         return _agree(run, client, told)
 
 
-def _known(client: Client) -> None:
+def known(client: Client, patience: float) -> None:
     """A key travels over the log to survey and reporting, so it may be a moment late there."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + patience
     for path in ("/survey/api/programs", "/reporting/api/nps", "/followup/api/tasks?limit=1"):
         while True:
             try:
@@ -111,7 +113,7 @@ def _import(run: Run, client: Client) -> None:
         writer.writerow([who, f"Customer {number}", email, phone, answer.touchpoint, run.name, when])
     query = f"?wait=true&file_name=simulation-{run.name}.csv"
     report = client.upload("/survey/api/customers/import" + query, text.getvalue().encode(), "text/csv")
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + run.patience
     while report["state"] in ("waiting", "running") and time.monotonic() < until:
         time.sleep(0.2)
         report = client.api("GET", f"/survey/api/imports/{report['id']}")
@@ -134,7 +136,7 @@ def _ask(run: Run, client: Client, told: Callable[[str], None]) -> None:
         {"audience": {"property": {"name": "simulation", "value": run.name}}},
         once=f"ask-{run.name}",
     )
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + run.patience
     while ask["state"] == "running" and time.monotonic() < until:
         time.sleep(0.1)
         ask = client.api("GET", f"/survey/api/asks/{ask['id']}")
@@ -164,9 +166,9 @@ def _answer_all(run: Run, client: Client, since: str, told: Callable[[str], None
             told(f"{len(run.answered):,} of {len(run.people):,}")
             if invitations:
                 moved = time.monotonic()
-            elif time.monotonic() - moved > PATIENCE:
+            elif time.monotonic() - moved > run.patience:
                 missing = len(run.people) - len(run.answered)
-                raise NotEqual(f"{missing:,} customers got no message within {PATIENCE:.0f} s.")
+                raise NotEqual(f"{missing:,} customers got no message within {run.patience:.0f} s.")
             else:
                 time.sleep(0.1)
     if run.failures:
@@ -193,7 +195,7 @@ def _answer(run: Run, customer: Client, message: dict[str, Any]) -> None:
 
 def _agree(run: Run, client: Client, told: Callable[[str], None]) -> Counter[str]:
     expected = run.expected()
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + run.patience
     while True:
         differences = list(_differences(run, client, expected))
         if not differences:

@@ -1,0 +1,35 @@
+"""The documents say what is so: their links lead somewhere, and no setting is missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("services/*/README.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)|src=\"([^\"]+)\"", page.read_text())
+    missing = [
+        link
+        for link in (one or other for one, other in links)
+        if not re.match(r"[a-z]+:", link) and not (page.parent / link).exists()
+    ]
+    assert missing == []
+
+
+def test_every_setting_is_documented() -> None:
+    read = set(re.findall(r"HEARBACK_[A-Z_]+[A-Z]", (ROOT / "shared/settings.py").read_text()))
+    documented = (ROOT / "docs/operations.md").read_text()
+    assert sorted(name for name in read if name not in documented) == []
+
+
+def test_the_architecture_names_files_that_exist() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`((?:services|shared|tests)/[\w/.]+\.(?:py|html))`", text)
+    assert named
+    assert [name for name in named if "/X/" not in name and not (ROOT / name).exists()] == []
