@@ -21,7 +21,8 @@ from shared.db import Database, Row
 from shared.errors import Unavailable
 from shared.events.envelope import Event
 from shared.settings import Settings
-from tests.support.reporting import PROGRAMS, History, random_history, shuffled_between_topics
+from tests.support.reporting import PROGRAMS, History
+from tests.support.reporting_play import random_history, shuffled_between_topics
 
 Databases = Callable[[str], Database]
 

@@ -18,7 +18,8 @@ from shared.events.consumer import Consumer
 from shared.events.envelope import Event
 from shared.log import Log, Pass, Record, open_log
 from shared.settings import Settings
-from tests.support.reporting import History, random_history
+from tests.support.reporting import History
+from tests.support.reporting_play import random_history
 
 Databases = Callable[[str], Database]
 

@@ -19,7 +19,8 @@ from shared.clock import ManualClock
 from shared.db import Database
 from shared.ids import SystemIds
 from shared.settings import Settings
-from tests.support.reporting import PROGRAMS, History, log_in, random_history
+from tests.support.reporting import PROGRAMS, History
+from tests.support.reporting_play import log_in, random_history
 
 Databases = Callable[[str], Database]
 
