@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from tests.support.browser import chromium
 from tests.support.machine import Machine
@@ -73,7 +73,7 @@ def test_the_loop_goes_round_from_first_login_to_dashboard(
     said = machine.up()
     password = re.search(r"one-time password\s+(\S+)", said)
     assert password is not None
-    size = {"width": width, "height": 844}
+    size: ViewportSize = {"width": width, "height": 844}
     staff = Visitor(browser.new_context(viewport=size), machine.url)
     ada = Visitor(browser.new_context(viewport=size, has_touch=width == 390), machine.url)
 
