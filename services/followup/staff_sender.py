@@ -62,7 +62,8 @@ class StaffMails:
         told: set[tuple[str, str]] = set()
         with self.context.db.transaction() as tx:
             settings = company.settings(tx)
-            for delivery in batch:
+            # Whatever else is to be told of a task tells its newest words too: revisions come last.
+            for delivery in sorted(batch, key=lambda one: one.data["template"] == "revised"):
                 who = tx.one("SELECT * FROM staff WHERE id = %s", (delivery.data["staff_id"],))
                 reason = _not_to(who)
                 facts: dict[str, Any] = {}

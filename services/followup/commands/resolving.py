@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.followup.commands import owners, staff_mail, tasks, themes
 from services.followup.commands.locks import Subject, lock_subject
 from services.followup.domain.by import By
-from services.followup.domain.task import LONGEST_NOTE, OUTCOMES
+from services.followup.domain.task import GONE, LONGEST_NOTE, OUTCOMES
 from shared.db import Row, Tx
 from shared.errors import Conflict, Invalid, NotFound
 from shared.ids import is_id
@@ -112,7 +112,7 @@ def reopen(tx: Tx, by: By, task_id: str, *, why: str | None = None, version: int
         else None
     )
     if seen is None:
-        raise NotFound(tasks.GONE)
+        raise NotFound(GONE)
     subject = Subject(seen["account_id"], seen["customer_id"])
     lock_subject(tx, subject)
     row = tasks.lock(tx, task_id, by, version)

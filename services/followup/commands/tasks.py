@@ -10,6 +10,7 @@ from psycopg2.extras import Json
 from services.followup.commands.locks import Subject
 from services.followup.domain.by import By
 from services.followup.domain.deadline import BusinessHours, Promise, promise
+from services.followup.domain.task import GONE
 from services.followup.queries import company
 from shared.db import Row, Tx
 from shared.errors import Conflict, NotFound
@@ -17,8 +18,6 @@ from shared.events import outbox
 from shared.ids import is_id
 
 HEARBACK = By(None, "Hearback")
-
-GONE = "There is no such task, or it is not yours."
 
 
 class ChangedMeanwhile(Conflict):

@@ -150,6 +150,8 @@ def _reopen(tx: Tx, task: Row, now: Answer) -> None:
         theme_id=None,
         outcome=None,
         outcome_note=None,
+        # Nobody was called, so nothing was kept or broken: the promise begins anew with the new answer.
+        due_at=task["due_at"] if _contacted(task) else due.due_at,
         call_by=due.due_at,
         remind_at=due.remind_at,
         **_wishes(task, _answers(tx, task["id"])),

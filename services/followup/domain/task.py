@@ -16,6 +16,9 @@ CHANNELS = {"phone": "Phone", "email": "E-mail", "sms": "SMS", "visit": "Visit"}
 
 LONGEST_NOTE = 4000
 
+# The same sentence for both, so that nobody learns which it is.
+GONE = "There is no such task, or it is not yours."
+
 
 def stage(state: str, call_by: datetime | None, reached: bool, now: datetime) -> str:
     """Where a task stands: closed, overdue, waiting (for a call) or talking (reached, not resolved)."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.followup.commands.tasks import GONE
 from services.followup.domain.by import By
-from services.followup.domain.task import stage
+from services.followup.domain.task import GONE, stage
 from shared.db import Row, Tx
 from shared.errors import NotFound
 from shared.ids import is_id
