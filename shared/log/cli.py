@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -121,7 +122,8 @@ def show(consumer: str, topic: str, key: str, values: bool, as_json: bool) -> No
     rows = []
     for event in events:
         row = dataclasses.asdict(event)
-        row["headers"] = dict(event.headers) if as_json else event.headers.get("type", "?")
+        if not as_json:
+            row["headers"] = event.headers.get("type", "?")
         row["value"] = _text(event.value)
         if not values:
             del row["value"]
@@ -220,7 +222,8 @@ def _show(rows: list[dict[str, Any]], as_json: bool, nothing: str) -> None:
         table.add_column(name.replace("_", " "), justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_plain(value) for value in row.values()))
-    Console().print(table)
+    # A pipe has no width; nothing is to be folded there.
+    Console(width=None if sys.stdout.isatty() else 400).print(table)
 
 
 def _plain(value: Any) -> str:

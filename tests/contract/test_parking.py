@@ -49,6 +49,18 @@ def test_a_poison_event_parks_only_its_key_and_the_partition_flows_on(bench: Ben
     assert bench.effects(B) == [1, 2]
 
 
+def test_a_duplicate_of_a_poison_event_is_not_parked_twice(bench: Bench) -> None:
+    bench.poison = {"poison"}
+    bench.say(A, 1, text="poison")
+    bench.flush()
+    bench.consume()
+    bench.say(A, 1, text="poison")
+    bench.say(B, 1, text="poison")  # so that the batch is done one by one
+    bench.flush()
+    bench.consume()
+    assert bench.parked() == [(A, 1), (B, 1)]
+
+
 def test_what_is_parked_is_shown_with_its_reason(bench: Bench) -> None:
     _poisoned(bench)
     [key] = parking.keys(bench.reader)
