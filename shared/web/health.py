@@ -74,8 +74,11 @@ def _head(name: str) -> str:
 
 
 def _log_lag(here: Service) -> Any:
-    lag = import_module("shared.log").open_log(here.settings).lag()
-    return {str(group): count for group, count in lag.items()} if isinstance(lag, dict) else lag
+    log = import_module("shared.log").open_log(here.settings)
+    try:
+        return log.lag()
+    finally:
+        log.close()
 
 
 class _Backlog(Collector):
