@@ -25,6 +25,11 @@ SHARED_SQL = {
 }
 
 
+def has_ledger(service: str) -> bool:
+    """Whether the database of `service` keeps a ledger of messages."""
+    return "channels/tables.sql" in SHARED_SQL[service]
+
+
 class NewerDatabase(HearbackError):
     """The tables were made by a newer version of the program."""
 

@@ -23,8 +23,9 @@ _FOLDERS = ("unit", "contract", "integration", "faults", "browser", "bench")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks each test with the folder it lies in."""
+    """Marks each test with the folder it lies in, and runs the fast ones first."""
     root = Path(__file__).parent
+    items.sort(key=lambda item: _FOLDERS.index(item.path.relative_to(root).parts[0]))
     for item in items:
         folder = item.path.relative_to(root).parts[0]
         if folder in _FOLDERS:

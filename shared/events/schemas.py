@@ -190,6 +190,7 @@ class Task(Schema):
     owner_email = f.text_or_none()
     opened_at = f.at()
     due_at = f.at()
+    call_by = f.at_or_none()
     first_contact_at = f.at_or_none()
     contacted_at = f.at_or_none()
     dont_call = f.flag()

@@ -59,13 +59,19 @@ def blueprint(here: Service, observer: Observer) -> Blueprint:
 
 
 def backlog(here: Service) -> dict[str, Any]:
-    """What waits in the database: events not yet on the log, events set aside. Raises when it cannot tell."""
+    """What waits in the database: events not yet on the log, events set aside, uncertain messages.
+
+    Raises when it cannot tell.
+    """
+    counted = {"outbox": "outbox", "parked": "parked"}
+    if import_module("shared.migrate").has_ledger(here.name):
+        counted["uncertain"] = "delivery WHERE state = 'uncertain' AND settled_at IS NULL"
+    columns = "".join(
+        f", (SELECT count(*) FROM (SELECT 1 FROM {rows} LIMIT 100001) AS {name}) AS {name}"  # noqa: S608
+        for name, rows in counted.items()
+    )
     with here.db.separate() as tx:
-        row = tx.one(
-            "SELECT (SELECT version_num FROM alembic_version) AS schema,"
-            " (SELECT count(*) FROM (SELECT 1 FROM outbox LIMIT 100001) AS waiting) AS outbox,"
-            " (SELECT count(*) FROM (SELECT 1 FROM parked LIMIT 100001) AS aside) AS parked"
-        )
+        row = tx.one(f"SELECT (SELECT version_num FROM alembic_version) AS schema{columns}")
     return row or {}
 
 

@@ -201,7 +201,7 @@ def task(response: Row, **changes: Any) -> tuple[str, int, dict[str, Any]]:
         "task_id": task_id, "state": "open", "account_id": None, "customer_id": response["customer_id"],
         "customer_ids": [response["customer_id"]], "response_ids": [response["id"]], "owner_id": None,
         "owner_name": None, "owner_email": None, "opened_at": "2026-03-03T10:00:00Z",
-        "due_at": "2026-03-04T22:00:00Z", "first_contact_at": None, "contacted_at": None, "dont_call": False,
+        "due_at": "2026-03-04T22:00:00Z", "call_by": None, "first_contact_at": None, "contacted_at": None, "dont_call": False,
         "call_please": False, "lowest_score": 3, "theme_id": None, "theme": None, "outcome": None,
         "resolved_at": None, "escalated_at": None, "withdrawn_reason": None, "reopened": False,
         "at": "2026-03-03T10:00:00Z",

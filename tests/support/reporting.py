@@ -238,6 +238,7 @@ class History:
             "owner_email": "max@acme.example",
             "opened_at": instant(self.now),
             "due_at": instant(self.now + due_in),
+            "call_by": None,
             "first_contact_at": None,
             "contacted_at": None,
             "dont_call": False,

@@ -207,6 +207,7 @@ def event_of(tx: Tx, row: Row) -> dict[str, Any]:
         "owner_email": more["owner_email"],
         "opened_at": row["opened_at"],
         "due_at": row["due_at"],
+        "call_by": row["call_by"],
         "first_contact_at": row["first_contact_at"],
         "contacted_at": row["contacted_at"],
         "dont_call": row["dont_call"],

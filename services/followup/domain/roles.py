@@ -25,6 +25,8 @@ SCOPES = {
     "changes:read": "Read changes",
     "changes:write": "Write and publish changes",
     "reports:read": "Read reports",
+    "mailbox:read": "Read the local mailbox",
+    "metrics:read": "Read metrics",
 }
 
 

@@ -32,8 +32,8 @@ class Trail:
     changes: list[Told] = field(default_factory=list)
 
 
-_TASKS = """SELECT t.data FROM task_response x JOIN task_replica t ON t.id = x.task_id
-    WHERE x.response_id = %s
+_TASKS = """SELECT t.data, r.answered_at FROM task_response x JOIN task_replica t ON t.id = x.task_id
+    JOIN response r ON r.id = x.response_id WHERE x.response_id = %s
     ORDER BY t.data ->> 'opened_at' DESC"""
 _CHANGES = """SELECT n.id, n.data AS notice, c.data AS change FROM notice_replica n
     JOIN change_replica c ON c.id = n.change_id
@@ -47,7 +47,7 @@ def trail(tx: Tx, response_id: str, language: str, when: Callable[[datetime], st
 
     `when` writes an instant for this customer.
     """
-    tasks = [row["data"] for row in tx.all(_TASKS, (response_id,))]
+    tasks = [_since(row["data"], row["answered_at"]) for row in tx.all(_TASKS, (response_id,))]
     told = [
         Told(
             str(row["id"]),
@@ -95,6 +95,21 @@ def task_lines(
     elif task["reopened"]:
         lines.append(("open", say("reopened")))
     return lines
+
+
+def _since(task: Mapping[str, Any], answered_at: datetime) -> Mapping[str, Any]:
+    """A task as far as it concerns this answer: a call before it was a reply to somebody else's."""
+    tried = _instant(task["first_contact_at"])
+    if tried is None or tried >= answered_at:
+        return task
+    contacted = _instant(task["contacted_at"])
+    heard = contacted is not None and contacted >= answered_at
+    return {
+        **task,
+        "first_contact_at": None,
+        "contacted_at": task["contacted_at"] if heard else None,
+        "due_at": task["call_by"],
+    }
 
 
 def _instant(text: str | None) -> datetime | None:

@@ -39,16 +39,31 @@ def tell(survey: Asking, version: int = 1, **changes: Any) -> None:
             "Maria has been reminded.",
             "will call",
         ),
-        ({"first_contact_at": "2026-03-03T09:00:00Z"}, "We tried to reach you on", "will call you"),
+        ({"first_contact_at": "2026-03-03T10:00:00Z"}, "We tried to reach you on", "will call you"),
         (
-            {"owner_name": "Maria", "contacted_at": "2026-03-03T09:00:00Z"},
-            "Maria spoke with you on Tuesday, March 3, 10:00",
+            {
+                "owner_name": "Maria",
+                "first_contact_at": "2026-03-03T10:00:00Z",
+                "contacted_at": "2026-03-03T10:00:00Z",
+            },
+            "Maria spoke with you on Tuesday, March 3, 11:00",
             "late",
         ),
         (
             {"contacted_at": "2026-03-05T09:00:00Z", "due_at": "2026-03-04T09:00:00Z"},
             "later than we promised",
             "The promise was kept",
+        ),
+        (
+            # Their colleague was called before: this answer waits for a call of its own.
+            {
+                "owner_name": "Maria",
+                "first_contact_at": "2026-03-02T09:00:00Z",
+                "contacted_at": "2026-03-02T09:00:00Z",
+                "call_by": "2026-03-05T10:00:00Z",
+            },
+            "Maria has it and will call you by Thursday, March 5, 11:00",
+            "spoke with you",
         ),
         ({"state": "resolved", "resolved_at": "2026-03-03T09:00:00Z"}, "We settled this on", "will call"),
         ({"reopened": True}, "taken this up again", "settled"),
@@ -96,7 +111,7 @@ def test_the_trail_stays_readable_after_the_question_is_closed(survey: Asking, a
 def test_with_everything_on_it_the_page_stays_light(survey: Asking) -> None:
     message = survey.invited(language="de")
     survey.submit(score_link(message, 2), comment="Ärger " * 100, callback="please")
-    tell(survey, owner_name="Maria", first_contact_at="2026-03-03T09:00:00Z", reopened=True)
+    tell(survey, owner_name="Maria", first_contact_at="2026-03-03T10:00:00Z", reopened=True)
     for _ in range(3):
         told_of_a_change(survey)
     assert len(survey.page(trail_link(message)).data) < 20_000

@@ -30,6 +30,7 @@ def task(survey: Survey, customer: dict[str, Any], owner: str | None, **more: An
         "owner_email": owner,
         "opened_at": at,
         "due_at": at,
+        "call_by": None,
         "first_contact_at": None,
         "contacted_at": None,
         "dont_call": False,
