@@ -14,7 +14,7 @@ from pathlib import Path
 from shared.embedded.files import write_private
 from shared.embedded.owner import CannotRunHere
 from shared.errors import HearbackError
-from shared.settings import SECRET_FILE
+from shared.settings import POSTGRES_FILE, SECRET_FILE
 
 FORMAT = 1
 _FORMAT_FILE = "format.json"
@@ -33,6 +33,12 @@ def prepare(home: Path, *, own_secret: bool) -> bool:
     when the folder cannot be written, `NewerHome` when a newer version made it; then nothing is changed.
     """
     check_format(home)
+    if own_secret and not (home / SECRET_FILE).exists() and (home / POSTGRES_FILE).exists():
+        raise CannotRunHere(
+            f"The secret of this installation is gone: {home / SECRET_FILE} is not there, and "
+            "HEARBACK_SECRET is not set. Restore the one or set the other: with a new one no link that was "
+            "sent would work any more."
+        )
     new = not (home / _FORMAT_FILE).exists()
     try:
         for folder in (home, home / "log", home / "run"):

@@ -25,7 +25,7 @@ from shared.embedded.files import write_private
 from shared.embedded.owner import CannotRunHere, Owner
 from shared.embedded.postgres import Postgres, is_free
 from shared.embedded.readiness import Part
-from shared.embedded.supervisor import POSTGRES, Supervisor
+from shared.embedded.supervisor import POSTGRES, WEB, Supervisor
 from shared.ids import SystemIds
 from shared.migrate import migrate
 from shared.settings import DATABASES, Settings, load, reachable
@@ -180,11 +180,10 @@ class Installation:
     def _stop(self, progress: Progress) -> None:
         """What takes requests first, what keeps the data last."""
         process = processes.supervisord(self.home)
-        known = self.supervisor.states()
-        for name in (*reversed(manager.PROGRAMS[1:]), POSTGRES):
-            if name in known and known[name]["statename"] not in ("STOPPED", "EXITED", "FATAL"):
-                with progress.step(f"Stopping {name}"):
-                    self.supervisor.stop_program(name)
+        for what, names in (("the web", [WEB]), ("the workers", manager.WORKERS), ("PostgreSQL", [POSTGRES])):
+            if what != "PostgreSQL" or self.own_postgres:
+                with progress.step(f"Stopping {what}"):
+                    self.supervisor.stop_programs(names)
         self.supervisor.shut_down()
         if process is not None:
             with contextlib.suppress(psutil.TimeoutExpired):

@@ -104,6 +104,10 @@ class Postgres:
         if not (self.data / "hearback.made").exists():
             self._initdb()
             made = True
+        elif not self.passwords:
+            raise CannotRunHere(
+                f"{self.home / POSTGRES_FILE}, which keeps PostgreSQL's passwords, is gone. Restore it."
+            )
         if not self.port or (not self.pid() and not is_free(self.port)):
             self.port = free_port()
             self._save()

@@ -149,6 +149,9 @@ def prepare_socket(home: Path) -> None:
     folder.chmod(0o700)
 
 
+_ALIVE = ("STARTING", "RUNNING", "STOPPING", "BACKOFF")
+
+
 class Supervisor:
     """The running supervisord of a data folder, if there is one."""
 
@@ -205,11 +208,19 @@ class Supervisor:
 
     def stop_program(self, name: str) -> None:
         """Stops a program and waits until it ended; one that is not there or does not run is fine."""
-        try:
-            self._rpc.stopProcess(name, True)
-        except xmlrpc.client.Fault as fault:
-            if not any(word in fault.faultString for word in ("NOT_RUNNING", "BAD_NAME")):
-                raise CannotRunHere(f"{name} could not be stopped: {fault.faultString}.") from fault
+        self.stop_programs([name])
+
+    def stop_programs(self, names: Sequence[str]) -> None:
+        """Stops programs at the same time and waits until all ended; those that take too long are killed."""
+        for name in names:
+            try:
+                self._rpc.stopProcess(name, False)
+            except xmlrpc.client.Fault as fault:
+                if not any(word in fault.faultString for word in ("NOT_RUNNING", "BAD_NAME")):
+                    raise CannotRunHere(f"{name} could not be stopped: {fault.faultString}.") from fault
+        # Asking often is also what makes it look often: by itself it would notice an end after a second.
+        while any(self.states().get(name, {}).get("statename") in _ALIVE for name in names):
+            time.sleep(0.05)
 
     def shut_down(self) -> None:
         """Ends supervisord itself, and whatever it still keeps alive."""

@@ -1,0 +1,103 @@
+"""The data folder: made once, refused when it is not ours to use, locked while it is worked on."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from shared.embedded import home as folder
+from shared.embedded import processes
+from shared.embedded.owner import CannotRunHere, Owner
+from shared.embedded.postgres import Postgres
+
+
+def test_is_made_with_a_secret_that_stays(tmp_path: Path) -> None:
+    home = tmp_path / "a" / "var"
+    assert folder.prepare(home, own_secret=True)
+    secret = (home / "secret").read_text()
+    assert len(secret) > 32 and (home / "secret").stat().st_mode & 0o077 == 0
+    assert not folder.prepare(home, own_secret=True)
+    assert (home / "secret").read_text() == secret
+
+
+def test_makes_no_secret_when_one_is_set_from_outside(tmp_path: Path) -> None:
+    folder.prepare(tmp_path / "var", own_secret=False)
+    assert not (tmp_path / "var" / "secret").exists()
+
+
+def test_never_replaces_a_lost_secret(tmp_path: Path) -> None:
+    folder.prepare(tmp_path, own_secret=True)
+    (tmp_path / "postgres.json").write_text("{}")
+    (tmp_path / "secret").unlink()
+    with pytest.raises(CannotRunHere, match="HEARBACK_SECRET"):
+        folder.prepare(tmp_path, own_secret=True)
+    assert not (tmp_path / "secret").exists()
+
+
+def test_never_goes_on_without_the_passwords(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "hearback.made").write_text("")
+    with pytest.raises(CannotRunHere, match="postgres.json"):
+        Postgres(tmp_path, Owner(os.geteuid(), os.getegid())).initialise()
+
+
+def test_refuses_a_newer_and_a_damaged_format_and_changes_nothing(tmp_path: Path) -> None:
+    for text, says in (
+        (json.dumps({"format": 2}), "newer"),
+        ("{", "damaged"),
+        ('{"format": "x"}', "damaged"),
+    ):
+        (tmp_path / "format.json").write_text(text)
+        with pytest.raises((folder.NewerHome, CannotRunHere), match=says):
+            folder.prepare(tmp_path, own_secret=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["format.json"]
+
+
+def test_says_why_it_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotRunHere, match="cannot be written.*HEARBACK_HOME"):
+        folder.prepare(tmp_path / "file" / "var", own_secret=True)
+
+
+def test_only_one_works_on_it_at_a_time(tmp_path: Path) -> None:
+    folder.prepare(tmp_path, own_secret=True)
+    waited = threading.Event()
+    order: list[str] = []
+
+    def second() -> None:
+        with folder.locked(tmp_path, waited.set):
+            order.append("second")
+
+    with folder.locked(tmp_path, lambda: None):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waited.wait(10)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_gives_up_waiting_with_a_sentence(tmp_path: Path) -> None:
+    folder.prepare(tmp_path, own_secret=True)
+    with (
+        folder.locked(tmp_path, lambda: None),
+        pytest.raises(CannotRunHere, match="Another"),
+        folder.locked(tmp_path, lambda: None, timeout=0.1),
+    ):
+        raise AssertionError("two have the lock")
+
+
+def test_knows_a_process_by_its_start_not_its_number_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    path = tmp_path / "run" / "web.pid"
+    with processes.pid_file(tmp_path, "web"):
+        assert [process.pid for process in processes.noted(tmp_path)] == [os.getpid()]
+        number, began = path.read_text().split()
+    assert not path.exists()
+    for text in (f"{number} {float(began) - 5}", number, "", "nonsense here"):
+        path.write_text(text)
+        assert processes.noted(tmp_path) == []
