@@ -71,7 +71,7 @@ def backlog(here: Service) -> dict[str, Any]:
         for name, rows in counted.items()
     )
     with here.db.separate() as tx:
-        row = tx.one(f"SELECT (SELECT version_num FROM alembic_version) AS schema{columns}")
+        row = tx.one(f"SELECT (SELECT version_num FROM alembic_version) AS schema{columns}")  # noqa: S608
     return row or {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -75,13 +76,19 @@ class FreshDatabases(Mapping[str, str]):
     def __init__(self, postgres: TestPostgres) -> None:
         self._postgres = postgres
         self._urls: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._over = False
 
     def __getitem__(self, service: str) -> str:
         if service not in DATABASES:
             raise KeyError(service)
-        if service not in self._urls:
-            self._urls[service] = self._postgres.database(service)
-        return self._urls[service]
+        # A thread of the app under test may ask as well (for the log's lag), even while the test ends.
+        with self._lock:
+            if service not in self._urls:
+                if self._over:
+                    raise KeyError(f"{service}: the test is over")
+                self._urls[service] = self._postgres.database(service)
+            return self._urls[service]
 
     def __iter__(self) -> Iterator[str]:
         return iter(DATABASES)
@@ -90,6 +97,8 @@ class FreshDatabases(Mapping[str, str]):
         return len(DATABASES)
 
     def drop(self) -> None:
-        for url in self._urls.values():
-            self._postgres.drop(url)
-        self._urls.clear()
+        with self._lock:
+            self._over = True
+            for url in self._urls.values():
+                self._postgres.drop(url)
+            self._urls.clear()
