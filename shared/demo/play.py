@@ -176,7 +176,7 @@ class History:
         """The account managers work their tasks; in the last days they are behind, as people are."""
         if not self._move(at):
             return
-        behind = self.end - at < timedelta(days=5)
+        behind = self.end - at < timedelta(days=6)
         for staff in self.sample["staff"]:
             if staff["role"] not in ("agent", "lead"):
                 continue
