@@ -134,12 +134,12 @@ class Sender:
                 self._return(granted[place:], 0, None)
                 break
             began = self.clock.monotonic()
-            self._hand_over(one, permits.granted[one.id])
+            self._hand_over(one, permits.granted[one.id], deadline)
             took = max(0.001, self.clock.monotonic() - began)
             self._seconds_each = 0.8 * self._seconds_each + 0.2 * took
         return True
 
-    def _hand_over(self, one: Delivery, permit: Permit) -> None:
+    def _hand_over(self, one: Delivery, permit: Permit, deadline: float) -> None:
         try:
             message = self.render(one, permit)
             way = self.transport(message.channel)
@@ -151,6 +151,10 @@ class Sender:
         with self.db.transaction() as tx:
             ours = ledger.begin_hand_over(tx, one.id)
         if not ours:
+            return
+        if deadline - self.clock.monotonic() < LEFT_SECONDS:
+            # Writing it took too long: a slow provider could have it after the permit is over.
+            self._return([one], 0, None)
             return
         retry_after = 0
         try:

@@ -162,7 +162,7 @@ def guard() -> Response | None:
         raise Forbidden("This page does not say who may see it, so nobody may.")
     if access.kind == "public":
         if access.csrf and request.method in _UNSAFE:
-            csrf.check(session.read(request, service()))
+            csrf.check(session.read(request, service()), visit=True)
         return None
     if access.kind == "service":
         _let_service_in(access)
@@ -223,7 +223,7 @@ def _let_staff_in(access: Access) -> Response | None:
     who = _staff_soon(here, found)
     g.actor = who
     if request.method in _UNSAFE:
-        csrf.check(found)
+        csrf.check(found, visit=False)
     if found.must_change and not access.when_new:
         raise MustChangePassword("Please choose your own password first.")
     if who.role not in access.roles:

@@ -34,16 +34,19 @@ def csrf_field() -> Markup:
     return Markup('<input type="hidden" name="{}" value="{}">').format(FIELD, escape(token()))
 
 
-def check(found: Session | None) -> None:
-    """Raises `Forged` unless the request brings the token of its session or visit."""
+def check(found: Session | None, *, visit: bool) -> None:
+    """Raises `Forged` unless the request brings the token of its session, or (where `visit`) of its visit.
+
+    A visit's cookie can be planted by whoever controls a neighbouring host: it protects public forms only.
+    """
     if request.headers.get("Sec-Fetch-Site") == "cross-site":
         raise Forged("This form came from another site, so nothing was done.")
     sent = request.headers.get(HEADER) or _field()
     bound = [found.digest] if found else []
-    visit = request.cookies.get(VISIT_COOKIE, "")
+    visited = request.cookies.get(VISIT_COOKIE, "") if visit else ""
     # A login form opened before somebody logged in elsewhere in this browser is still theirs.
-    if visit:
-        bound.append(visit.encode())
+    if visited:
+        bound.append(visited.encode())
     if not sent or not any(_matches(value, sent) for value in bound):
         raise Forged(
             "This form is too old or was not ours, so nothing was done. Go back, reload it and try again."

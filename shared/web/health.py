@@ -102,10 +102,15 @@ class _Backlog(Collector):
         except (psycopg2.Error, HearbackError):
             return []
         found = []
-        for name, text in (("outbox", "Events not yet on the log."), ("parked", "Events set aside.")):
-            gauge = GaugeMetricFamily(f"hearback_{name}_events", text, labels=["service"])
-            gauge.add_metric([self.here.name], float(counts.get(name) or 0))
-            found.append(gauge)
+        for name, what, text in (
+            ("outbox", "events", "Events not yet on the log."),
+            ("parked", "events", "Events set aside."),
+            ("uncertain", "messages", "Messages of which nobody knows whether they went out."),
+        ):
+            if name in counts:
+                gauge = GaugeMetricFamily(f"hearback_{name}_{what}", text, labels=["service"])
+                gauge.add_metric([self.here.name], float(counts[name] or 0))
+                found.append(gauge)
         return found
 
 

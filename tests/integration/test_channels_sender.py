@@ -44,6 +44,7 @@ class House:
         self.refused: dict[str, str] = {}
         self.silent = False
         self.asking_takes = 0.0
+        self.writing_takes = 0.0
         self.settled: list[tuple[str, str]] = []
         self.told: list[str] = []
         self.sender = Sender(
@@ -75,6 +76,7 @@ class House:
     def render(self, one: Delivery, permit: Permit) -> Message:
         if permit.address == "unwritable":
             raise KeyError("wording")
+        self.clock.advance(timedelta(seconds=self.writing_takes))
         return Message(one.id, one.channel, permit.address, "words")
 
     def note(self, tx: Tx, outcomes: Sequence[Outcome]) -> None:
@@ -142,6 +144,16 @@ def test_a_permit_that_took_too_long_is_not_used(house: House) -> None:
     house.asking_takes = 4.1
     house.sender.step()
     assert house.provider.taken == [] and house.told == ["returned"]
+
+
+def test_words_that_took_too_long_to_write_wait_for_a_new_permit(house: House) -> None:
+    house.queue("ann")
+    house.writing_takes = 4.5
+    house.sender.step()
+    assert house.provider.taken == [] and house.told == ["returned"]
+    house.writing_takes = 0.1
+    house.sender.step()
+    assert house.provider.taken == ["ann"]
 
 
 def test_the_wall_clock_may_step_back_without_harm(house: House, clock: ManualClock) -> None:

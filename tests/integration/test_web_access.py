@@ -242,9 +242,15 @@ def test_a_token_of_another_session_is_worth_nothing(
     assert other.post("/survey/page", data={"csrf_token": token}).status_code == 403
 
 
-def test_a_form_before_login_is_bound_to_the_browser(app: Flask, client: FlaskClient) -> None:
+def test_a_form_before_login_is_bound_to_the_browser(
+    app: Flask, client: FlaskClient, staff: Callable[..., None]
+) -> None:
     token = token_of(client.get("/survey/open-form").text)
     assert client.post("/survey/open-form", data={"csrf_token": token}).status_code == 200
+    # The visit's cookie may have been planted by a neighbour: it is no proof for what staff do.
+    staff()
+    log_in(client)
+    assert client.post("/survey/page", data={"csrf_token": token}).status_code == 403
     assert app.test_client().post("/survey/open-form", data={"csrf_token": token}).status_code == 403
 
 
