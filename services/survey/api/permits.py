@@ -9,6 +9,7 @@ from marshmallow import EXCLUDE, Schema, fields, validate
 
 from services.survey.commands import permits, settle
 from services.survey.commands.permits import Request
+from services.survey.edge import opt_out_fingerprints
 from shared.web import service, service_call
 
 bp = Blueprint("permits", __name__)
@@ -66,7 +67,7 @@ def take() -> Any:
     ]
     here = service()
     with here.db.transaction() as tx:
-        granted, refused = permits.take(tx, wanted, here.settings.public_url)
+        granted, refused = permits.take(tx, wanted, here.settings.public_url, opt_out_fingerprints())
     return jsonify(
         granted=[
             {

@@ -12,9 +12,12 @@ _WEBHOOKS_KEPT = timedelta(days=30)
 
 
 def expire(tx: Tx, limit: int = 200) -> bool:
-    """Ends answering for invitations whose time is over; returns whether there may be more."""
+    """Ends answering for invitations whose time is over; returns whether there may be more.
+
+    One that may never have left ends too; nobody was told that it was sent, so its end is not told either.
+    """
     due = tx.all(
-        "SELECT id, customer_id FROM invitation WHERE state = 'sent' AND expires_at <= %s"
+        "SELECT id, customer_id FROM invitation WHERE state IN ('sent', 'uncertain') AND expires_at <= %s"
         " ORDER BY expires_at LIMIT %s",
         (tx.now, limit),
     )
@@ -23,11 +26,11 @@ def expire(tx: Tx, limit: int = 200) -> bool:
     facts.lock_customers(tx, [str(row["customer_id"]) for row in due])
     rows = tx.all(
         "UPDATE invitation SET state = 'expired', version = version + 1 WHERE id = ANY(%s::uuid[]) AND"
-        " state = 'sent'"
-        " RETURNING id AS invitation_id, customer_id, expires_at",
+        " state IN ('sent', 'uncertain')"
+        " RETURNING id AS invitation_id, customer_id, expires_at, sent_at",
         ([str(row["id"]) for row in due],),
     )
-    facts.publish(tx, [facts.invitation_expired(row) for row in rows])
+    facts.publish(tx, [facts.invitation_expired(row) for row in rows if row["sent_at"]])
     return len(due) == limit
 
 

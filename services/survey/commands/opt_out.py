@@ -54,17 +54,26 @@ def stop_address(tx: Tx, channel: str, address: str, source: str, fingerprints: 
     store.add_opt_outs(tx, [(channel, fingerprints(channel, address)[-1], tx.now, source)])
 
 
-def bounced(tx: Tx, customer_id: str, channel: str, address: str | None = None) -> bool:
+def is_theirs(tx: Tx, customer_id: str, channel: str, digest: bytes, fingerprints: Fingerprints) -> bool:
+    """Whether the address of this fingerprint is the customer's present one; they are locked."""
+    customer = store.lock_customer(tx, customer_id)
+    if customer is None:
+        return False
+    current = customer["email"] if _known(channel) == "email" else customer["phone"]
+    return current is not None and digest in fingerprints(channel, current)
+
+
+def bounced(tx: Tx, customer_id: str, channel: str) -> bool:
     """The customer's address on this channel is dead: nothing is sent there until it changes.
 
-    With `address`, only when it is still theirs. Returns whether that is new.
+    Returns whether that is new.
     """
     customer = store.lock_customer(tx, customer_id)
     column = f"{_known(channel)}_bounced_at"
     if customer is None or customer[column] is not None:
         return False
     current = customer["email"] if channel == "email" else customer["phone"]
-    if current is None or (address is not None and current.casefold() != address.casefold()):
+    if current is None:
         return False
     tx.execute(f"UPDATE customer SET {column} = %s WHERE id = %s", (tx.now, customer_id))  # noqa: S608
     store.bump(tx, customer_id)

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from psycopg2.extras import Json
+
 from services.survey import facts
+from services.survey.addresses import Fingerprints
 from services.survey.commands import tokens
 from services.survey.domain import budget
 from services.survey.domain.budget import Contact
@@ -53,7 +56,7 @@ class Permit:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A reason as a skip has it, or 'unknown_customer', 'settled'."""
+    """A reason as a skip has it ('expired' among them), or 'unknown_customer', 'settled'."""
 
     id: str
     reason: str
@@ -106,9 +109,12 @@ def _contact(row: Row) -> Contact:
     )
 
 
-def take(tx: Tx, requests: Sequence[Request], public_url: str) -> tuple[list[Permit], list[Refusal]]:
+def take(
+    tx: Tx, requests: Sequence[Request], public_url: str, fingerprints: Fingerprints
+) -> tuple[list[Permit], list[Refusal]]:
     """Decides about each request, in order; what is granted is claimed for 15 seconds and spends the budget.
 
+    Each claim keeps the fingerprint of the address written to (`written_to`), for reports that come late.
     Commit before handing over. The customers' rows are locked first and read afterwards, so an
     opt-out either is seen here or sees these permits.
     """
@@ -127,28 +133,46 @@ def take(tx: Tx, requests: Sequence[Request], public_url: str) -> tuple[list[Per
             ([request.id for request in requests],),
         )
     }
+    over = {
+        str(row["id"])
+        for row in tx.all(
+            "SELECT id FROM invitation WHERE id = ANY(%s::uuid[]) AND expires_at <= %s",
+            ([request.ref_id for request in requests if request.kind == "invitation"], tx.now),
+        )
+    }
     granted: list[tuple[Request, str]] = []
     refused: list[Refusal] = []
     used: dict[str, int] = {}
     for request in requests:
         found = known.get(request.customer_id)
         state = earlier[request.id]["state"] if request.id in earlier else None
-        channel, reason = _decide(request, state, found, used.get(request.customer_id, 0), here, tx.now)
+        expired = request.kind == "invitation" and request.ref_id in over
+        spent = used.get(request.customer_id, 0)
+        channel, reason = _decide(request, state, found, spent, here, tx.now, expired=expired)
         if channel is None:
             refused.append(Refusal(request.id, reason or "unknown_customer"))
             continue
         granted.append((request, channel))
         if request.kind != "reply":
             used[request.customer_id] = used.get(request.customer_id, 0) + 1
-    _claim(tx, granted)
+    to = {r.id: known[r.customer_id][0].address(channel) or "" for r, channel in granted}
+    written_to = {r.id: fingerprints(channel, to[r.id])[-1].hex() for r, channel in granted}
+    _claim(tx, granted, written_to)
     links = tokens.mint(tx, [(r.id, r.customer_id, _about(r), channel) for r, channel in granted], public_url)
     permits = []
     for request, channel in granted:
-        contact, row = known[request.customer_id]
+        row = known[request.customer_id][1]
         language = language_of(row["language"], here["language"])
-        to = contact.address(channel) or ""
         permits.append(
-            Permit(request.id, request.customer_id, channel, to, row["name"], language, links[request.id])
+            Permit(
+                request.id,
+                request.customer_id,
+                channel,
+                to[request.id],
+                row["name"],
+                language,
+                links[request.id],
+            )
         )
     return permits, refused
 
@@ -169,11 +193,15 @@ def _decide(
     used: int,
     here: Row,
     now: datetime,
+    *,
+    expired: bool,
 ) -> tuple[str | None, str | None]:
     if state not in (None, "queued", "claimed", "failed"):
         return None, "settled"
     if found is None:
         return None, "unknown_customer"
+    if expired:  # it would ask a question that is closed
+        return None, "expired"
     contact = found[0]
     if request.channel:
         reason = budget.channel_refusal(contact, request.channel)
@@ -195,14 +223,14 @@ def _decide(
     return (None, reason) if reason else (channel, None)
 
 
-def _claim(tx: Tx, granted: Sequence[tuple[Request, str]]) -> None:
+def _claim(tx: Tx, granted: Sequence[tuple[Request, str]], written_to: Mapping[str, str]) -> None:
     tx.values(
         "INSERT INTO delivery (id, kind, ref_id, customer_id, channel, state, created_at, not_before,"
         " claimed_at,"
-        " permit_expires_at, attempts) VALUES %s"
+        " permit_expires_at, attempts, data) VALUES %s"
         " ON CONFLICT (id) DO UPDATE SET state = 'claimed', channel = EXCLUDED.channel, reason = NULL,"
         " claimed_at = EXCLUDED.claimed_at, permit_expires_at = EXCLUDED.permit_expires_at,"
-        " settled_at = NULL",
+        " settled_at = NULL, data = delivery.data || EXCLUDED.data",
         [
             (
                 r.id,
@@ -216,6 +244,7 @@ def _claim(tx: Tx, granted: Sequence[tuple[Request, str]]) -> None:
                 tx.now,
                 tx.now + LIFETIME,
                 1,
+                Json({"written_to": written_to[r.id]}),
             )
             for r, channel in granted
         ],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from services.survey import messages
+from services.survey.addresses import fingerprints
 from services.survey.commands import permits, settle
 from services.survey.commands.permits import Request
 from services.survey.queries.company import company
@@ -42,7 +43,9 @@ def _permits(settings: Settings, db: Database, batch: Sequence[Delivery]) -> Per
         if one.customer_id
     ]
     with db.transaction() as tx:
-        granted, refused = permits.take(tx, requests, settings.public_url)
+        granted, refused = permits.take(
+            tx, requests, settings.public_url, fingerprints(settings.keys("opt-out"))
+        )
         here = company(tx)
         programs = _programs(
             tx.all(

@@ -9,7 +9,7 @@ from typing import Literal
 
 from psycopg2.extras import Json
 
-from services.survey import facts
+from services.survey import facts, store
 from services.survey.addresses import Fingerprints
 from services.survey.commands import opt_out
 from shared.channels import ledger
@@ -72,7 +72,7 @@ def report(
 ) -> None:
     """What a provider says of a message; an unknown one, and what is known already, changes nothing.
 
-    A bounce ends messages to the address, a complaint opts it out.
+    A bounce ends messages to the address, a complaint opts it out; neither touches a newer address.
     """
     if not is_id(delivery_id):
         return
@@ -93,10 +93,15 @@ def report(
             "UPDATE delivery SET data = data || %s WHERE id = %s",
             (Json({"complained_at": at.isoformat()}), delivery_id),
         )
-    if state == "bounced":
-        opt_out.bounced(tx, str(row["customer_id"]), row["channel"])
-    elif state == "complained":
-        opt_out.opt_out(tx, str(row["customer_id"]), row["channel"], "complaint", fingerprints)
+    customer_id, channel = str(row["customer_id"]), row["channel"]
+    written_to = bytes.fromhex(row["data"].get("written_to", ""))
+    theirs = not written_to or opt_out.is_theirs(tx, customer_id, channel, written_to, fingerprints)
+    if state == "bounced" and theirs:
+        opt_out.bounced(tx, customer_id, channel)
+    elif state == "complained" and theirs:
+        opt_out.opt_out(tx, customer_id, channel, "complaint", fingerprints)
+    elif state == "complained":  # their address was corrected since: it is the old one that complained
+        store.add_opt_outs(tx, [(channel, written_to, tx.now, "complaint")])
 
 
 def _locked(tx: Tx, ids: Sequence[str]) -> dict[str, Row]:
@@ -113,7 +118,7 @@ def mark_sent(tx: Tx, row: Row) -> None:
         return
     sent = tx.execute(
         "UPDATE invitation SET state = 'sent', sent_at = %s, version = version + 1"
-        " WHERE id = %s AND state IN ('queued', 'uncertain', 'failed') AND sent_at IS NULL",
+        " WHERE id = %s AND state IN ('queued', 'uncertain', 'failed', 'expired') AND sent_at IS NULL",
         (tx.now, row["ref_id"]),
     )
     if not sent:

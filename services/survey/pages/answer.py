@@ -69,8 +69,13 @@ def answer(token: str) -> Any:
             return redirect(f"/a/{token}" + ("?w=choose" if isinstance(error, Invalid) else ""), 303)
         raise
     if standalone.wants_page():
-        said = "stale" if outcome.effect == "stale" else "saved"
-        return redirect(f"/a/{token}?w={said}", 303)
+        if outcome.effect != "stale":
+            return redirect(f"/a/{token}?w=saved", 303)
+        # Shown at once rather than redirected to, so that what they wrote is still in the box.
+        with service().db.transaction() as tx:
+            view = _view(tx, queries.page(tx, token), None)
+        typed = form.comment if form.comment and form.comment.strip() else None
+        return standalone.page("customer/answer.html", view | {"notice": "stale", "typed": typed}, 409)
     recorded = outcome.recorded
     # What the script needs to bring the page up to date; the same again for a repeated nonce.
     return jsonify(
@@ -185,6 +190,7 @@ def _view(tx: Tx, row: Row, asked: int | None) -> dict[str, Any]:
         "trail": found,
         "nonce": service().ids.token(),
         "notice": standalone.notice_of(request.args.get("w")),
+        "typed": None,
         "help": _help(found),
     }
 

@@ -20,6 +20,7 @@ REASONS = {
     "recently_asked": "asked not long ago",
     "bounced": "their address does not work",
     "contact_limit": "had enough messages lately",
+    "expired": "the time to answer was over",
     "unknown_customer": "deleted meanwhile",
     "erased": "deleted meanwhile",
 }

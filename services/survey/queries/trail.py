@@ -74,26 +74,30 @@ def task_lines(
     def say(name: str, at: datetime | None = None) -> str:
         return fill(said[name], owner=owner or "", when=when(at) if at else "")
 
-    due, tried, contacted, resolved = (
-        _instant(task[name]) for name in ("due_at", "first_contact_at", "contacted_at", "resolved_at")
+    due, tried, contacted, resolved, next_call, escalated = (
+        _instant(task[name])
+        for name in ("due_at", "first_contact_at", "contacted_at", "resolved_at", "call_by", "escalated_at")
     )
-    # Only an escalation reminds the owner; nothing is said that is not so.
-    late = "late" if owner and task["escalated_at"] else "late_team"
+    # Only an escalation over this very call reminds the owner of it; nothing is said that is not so.
+    reminded = escalated is not None and (next_call is None or escalated >= next_call)
+    late = "late" if owner and reminded else "late_team"
+    by = next_call or (None if tried or contacted else due)
     lines: list[tuple[str, str]] = []
     if contacted:
         kept = "kept_late" if due is not None and contacted > due else "kept"
         lines.append(("done", say(kept + team, contacted)))
-    elif task["state"] == "open":
-        if tried:
-            lines.append(("open", say("tried", tried)))
-        if task["dont_call"]:
-            lines.append(("open", say(f"promise_read{team}")))
-        elif due is not None and not tried:
-            lines.append(("late", say(late, due)) if now > due else ("open", say(f"promise{team}", due)))
+    elif task["state"] == "open" and tried:
+        lines.append(("open", say("tried", tried)))
     if task["state"] == "resolved" and resolved:
         lines.append(("done", say("resolved", resolved)))
     elif task["reopened"]:
         lines.append(("open", say("reopened")))
+    if task["state"] == "open":
+        if task["dont_call"]:
+            if not contacted:
+                lines.append(("open", say(f"promise_read{team}")))
+        elif by is not None:
+            lines.append(("late", say(late, by)) if now > by else ("open", say(f"promise{team}", by)))
     return lines
 
 

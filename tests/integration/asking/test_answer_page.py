@@ -55,9 +55,29 @@ def test_an_old_form_never_overwrites_a_newer_answer(survey: Asking) -> None:
     survey.submit(score_link(message, 9))
     survey.clock.advance(timedelta(minutes=1))
     reply = survey.submit(score_link(message, 3), page=old)
-    assert reply.headers["Location"].endswith("?w=stale")
+    assert reply.status_code == 409 and "Nothing was overwritten" in reply.text
     assert survey.response()["score"] == 9
-    assert "Nothing was overwritten" in survey.page(reply.headers["Location"]).text
+
+
+def test_what_was_typed_into_an_old_form_is_still_in_the_box_and_can_be_sent(survey: Asking) -> None:
+    message = survey.invited()
+    path = trail_link(message)
+    survey.submit(score_link(message, 9), comment="Fine")
+    old = survey.page(path).text
+    survey.submit(path, comment="Quite fine")
+    reply = survey.submit(path, page=old, comment="Slow & rude")
+    assert reply.status_code == 409 and ">Slow &amp; rude</textarea>" in reply.text
+    assert survey.response()["comment"] == "Quite fine"
+    assert survey.submit(path, page=reply.text, comment="Slow & rude").status_code == 303
+    assert survey.response()["comment"] == "Slow & rude"
+
+
+def test_an_old_form_with_an_empty_box_shows_the_words_that_are_recorded(survey: Asking) -> None:
+    message = survey.invited()
+    old = survey.page(score_link(message, 3)).text
+    survey.submit(score_link(message, 9), comment="Fine")
+    reply = survey.submit(score_link(message, 3), page=old, comment="")
+    assert reply.status_code == 409 and ">Fine</textarea>" in reply.text
 
 
 def test_a_change_of_mind_keeps_every_version(survey: Asking) -> None:

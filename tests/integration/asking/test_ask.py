@@ -250,3 +250,30 @@ def test_a_late_report_settles_an_uncertain_message(survey: Asking) -> None:
     assert survey.webhook(event).status_code == 204
     assert survey.one("SELECT state FROM invitation")["state"] == "sent"
     assert [e["type"] for e in survey.events()] == ["invitation.sent", "delivery.reported"]
+
+
+def test_no_invitation_leaves_when_its_time_is_over(survey: Asking) -> None:
+    survey.add()
+    survey.ask()
+    survey.clock.advance(timedelta(days=31))
+    assert survey.send() == []
+    assert survey.one("SELECT state FROM invitation")["state"] == "skipped"
+    assert [e["data"]["reason"] for e in survey.events("invitation.skipped")] == ["expired"]
+
+
+def test_an_uncertain_invitation_expires_and_a_report_still_tells_that_it_was_sent(survey: Asking) -> None:
+    survey.add()
+    survey.provider.refuse = UncertainError("no answer in time")
+    survey.ask()
+    survey.send()
+    survey.clock.advance(timedelta(days=31))
+    survey.due()
+    assert survey.one("SELECT state FROM invitation")["state"] == "expired"
+    assert survey.events("invitation.expired") == []
+    delivery = str(survey.one("SELECT id FROM delivery")["id"])
+    event = {"id": "e1", "type": "delivered", "delivery_id": delivery, "at": survey.clock.now().isoformat()}
+    assert survey.webhook(event).status_code == 204
+    survey.due()
+    assert survey.one("SELECT state FROM invitation")["state"] == "expired"
+    told = [e["type"] for e in survey.events() if e["type"].startswith("invitation.")]
+    assert told[-2:] == ["invitation.sent", "invitation.expired"]

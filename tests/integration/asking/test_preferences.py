@@ -56,7 +56,7 @@ def test_an_opt_out_waits_for_a_message_on_its_way_and_says_so_when_it_remains(s
     customer = str(survey.one("SELECT id FROM customer")["id"])
     request = Request(survey.db.ids.new(), "notice", survey.db.ids.new(), customer)
     with survey.db.transaction() as tx:
-        assert permits.take(tx, [request], "http://x")[0]
+        assert permits.take(tx, [request], "http://x", survey.fingerprints)[0]
     began = time.monotonic()
     reply = survey.http.post(path, data={"action": "stop_email"}, headers={"Accept": "text/html"})
     assert 1.8 < time.monotonic() - began < 4
@@ -70,7 +70,7 @@ def test_an_opt_out_ends_its_wait_when_the_message_is_settled(survey: Asking) ->
     customer = str(survey.one("SELECT id FROM customer")["id"])
     request = Request(survey.db.ids.new(), "notice", survey.db.ids.new(), customer)
     with survey.db.transaction() as tx:
-        permits.take(tx, [request], "http://x")
+        permits.take(tx, [request], "http://x", survey.fingerprints)
 
     def later() -> None:
         time.sleep(0.4)
@@ -95,7 +95,7 @@ def test_a_permit_and_an_opt_out_at_once_never_miss_each_other(survey: Asking) -
         def take(request: Request = request, together: threading.Barrier = together) -> None:
             together.wait()
             with survey.db.transaction() as tx:
-                granted.append(bool(permits.take(tx, [request], "http://x")[0]))  # noqa: B023
+                granted.append(bool(permits.take(tx, [request], "http://x", survey.fingerprints)[0]))  # noqa: B023
 
         thread = threading.Thread(target=take)
         thread.start()

@@ -116,6 +116,18 @@ def test_a_complaint_opts_out(survey: Asking) -> None:
     assert [e["data"]["state"] for e in survey.events("delivery.reported")] == ["delivered", "complained"]
 
 
+@pytest.mark.parametrize("state", ["bounced", "complained"])
+def test_a_late_report_leaves_an_address_alone_that_was_corrected_since(survey: Asking, state: str) -> None:
+    message = survey.invited(external_id="7", email="old@example.com")
+    survey.add(external_id="7", email="new@example.com")
+    survey.report(message, state)
+    customer = survey.customer(email="new@example.com")
+    assert customer["email_bounced_at"] is None and customer["email_opt_out_at"] is None
+    back = survey.add(external_id="8", email="Old@example.com")
+    opted_out = survey.one("SELECT email_opt_out_at FROM customer WHERE id = %s", (back,))
+    assert (opted_out["email_opt_out_at"] is not None) == (state == "complained")
+
+
 def test_forged_stale_and_damaged_webhooks_change_nothing(survey: Asking, question: Message) -> None:
     event = {"id": "x", "type": "inbound", "from": PHONE, "text": "0", "at": survey.clock.now().isoformat()}
     assert survey.webhook(event, key="other").status_code == 401

@@ -65,6 +65,36 @@ def tell(survey: Asking, version: int = 1, **changes: Any) -> None:
             "Maria has it and will call you by Thursday, March 5, 11:00",
             "spoke with you",
         ),
+        (
+            {
+                "owner_name": "Maria",
+                "first_contact_at": "2026-03-03T10:00:00Z",
+                "call_by": "2026-03-05T10:00:00Z",
+            },
+            "Maria has it and will call you by Thursday, March 5, 11:00",
+            "late",
+        ),
+        (
+            # The reminder was for the call before this one.
+            {
+                "owner_name": "Maria",
+                "first_contact_at": "2026-03-03T08:30:00Z",
+                "escalated_at": "2026-03-03T08:15:00Z",
+                "call_by": "2026-03-03T08:45:00Z",
+            },
+            "We are late, and we are sorry.",
+            "reminded",
+        ),
+        (
+            {
+                "owner_name": "Maria",
+                "first_contact_at": "2026-03-03T10:00:00Z",
+                "call_by": "2026-03-05T10:00:00Z",
+                "dont_call": True,
+            },
+            "has read your wish not to be called",
+            "will call you",
+        ),
         ({"state": "resolved", "resolved_at": "2026-03-03T09:00:00Z"}, "We settled this on", "will call"),
         ({"reopened": True}, "taken this up again", "settled"),
     ],
@@ -76,6 +106,31 @@ def test_what_followup_says_is_told_as_it_is(
     page = survey.page(trail_link(answered) + "/trail").text
     assert words in page and not_words not in page
     assert "Too slow &amp; rude" in page
+
+
+def test_a_task_taken_up_again_after_a_call_promises_the_next_one(survey: Asking, answered: Message) -> None:
+    called = "2026-03-03T10:00:00Z"
+    tell(
+        survey,
+        first_contact_at=called,
+        contacted_at=called,
+        reopened=True,
+        call_by="2026-03-05T10:00:00Z",
+    )
+    page = survey.page(trail_link(answered) + "/trail").text
+    said = ["The promise was kept", "taken this up again", "will call you by Thursday, March 5"]
+    assert sorted(said, key=page.index) == said
+
+
+def test_after_a_try_in_vain_the_next_call_is_promised_and_its_being_late_is_said(
+    survey: Asking, answered: Message
+) -> None:
+    tell(survey, first_contact_at="2026-03-03T10:00:00Z", call_by="2026-03-05T10:00:00Z")
+    page = survey.page(trail_link(answered) + "/trail").text
+    assert page.index("We tried to reach you") < page.index("will call you by Thursday, March 5")
+    survey.clock.advance(timedelta(days=3))
+    page = survey.page(trail_link(answered) + "/trail").text
+    assert page.index("We tried to reach you") < page.index("We are late") and "will call you" not in page
 
 
 def test_a_withdrawn_task_promises_nothing(survey: Asking, answered: Message) -> None:

@@ -161,7 +161,7 @@ CREATE TABLE invitation (
 CREATE INDEX invitation_customer ON invitation (customer_id, created_at);
 CREATE INDEX invitation_program ON invitation (program_id, created_at);
 CREATE INDEX invitation_run ON invitation (ask_run_id);
-CREATE INDEX invitation_expiry ON invitation (expires_at) WHERE state = 'sent';
+CREATE INDEX invitation_expiry ON invitation (expires_at) WHERE state IN ('sent', 'uncertain');
 
 CREATE TABLE skip (
     id uuid PRIMARY KEY,
@@ -170,7 +170,7 @@ CREATE TABLE skip (
     ask_run_id uuid REFERENCES ask_run,
     invitation_id uuid REFERENCES invitation ON DELETE CASCADE,  -- when it had been made and was then refused
     touchpoint text NOT NULL,
-    reason text NOT NULL,                       -- 'opted_out' | 'no_address' | 'recently_asked' | 'bounced' | 'contact_limit'
+    reason text NOT NULL,                       -- 'opted_out' | 'no_address' | 'recently_asked' | 'bounced' | 'contact_limit' | 'expired'
     at timestamptz NOT NULL
 );
 CREATE INDEX skip_customer ON skip (customer_id, at);
