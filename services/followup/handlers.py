@@ -53,7 +53,7 @@ def response_changed(tx: Tx, event: Event) -> None:
         return
     before, now = stored
     if now.perhaps_unhappy:
-        replicas.store_unconfirmed(tx, data, score=now.score, at=now.answered_at, kind="quarantined")
+        replicas.store_unconfirmed(tx, data, score=now.score, at=now.revised_at, kind="quarantined")
     else:
         replicas.forget_unconfirmed(tx, data["invitation_id"])
     if not event.replay:

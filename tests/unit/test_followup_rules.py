@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.followup.domain import passwords
 from services.followup.domain.roles import Person, owner, unknown_scopes
-from services.followup.domain.task import in_time, stage
+from services.followup.domain.task import stage
 from services.followup.domain.triage import (
     Answer,
     Callback,
@@ -27,6 +27,7 @@ def answer(
     score: int = 3, callback: Callback | None = None, state: str = "counted", **more: object
 ) -> Answer:
     facts: dict[str, object] = {"response_id": "r", "customer_id": "c", "comment": None, "answered_at": NOW}
+    facts["revised_at"] = more.get("answered_at", NOW)
     return Answer(score=score, callback=callback, state=state, **{**facts, **more})  # type: ignore[arg-type]
 
 
@@ -39,6 +40,7 @@ answers = st.builds(
     callback=st.none() | st.sampled_from(Callback),
     state=st.sampled_from(["counted", "quarantined", "excluded"]),
     answered_at=st.integers(0, 100).map(lambda n: NOW + timedelta(hours=n)),
+    revised_at=st.integers(100, 200).map(lambda n: NOW + timedelta(hours=n)),
 )
 
 
@@ -73,6 +75,9 @@ def test_the_last_wish_of_each_customer_holds_and_silence_changes_none() -> None
     assert wishes([dont, answer(answered_at=later)]).dont_call
     changed = wishes([dont, answer(callback=Callback.PLEASE, answered_at=later)])
     assert (changed.dont_call, changed.call_please) == (False, True)
+    please = answer(callback=Callback.PLEASE, answered_at=later)
+    said_last = wishes([answer(callback=Callback.DONT, revised_at=later + timedelta(hours=1)), please])
+    assert (said_last.dont_call, said_last.call_please) == (True, False)
     other = answer(callback=Callback.PLEASE, customer_id="d")
     both = wishes([dont, other])
     assert both.dont_call and both.call_please
@@ -150,4 +155,3 @@ def test_stages_and_promises() -> None:
     assert stage("open", later, False, NOW) == "waiting"
     assert stage("open", None, True, NOW) == "talking"
     assert stage("resolved", None, True, NOW) == "closed"
-    assert in_time(NOW, NOW) and not in_time(NOW, later) and not in_time(NOW, None)

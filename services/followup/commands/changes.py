@@ -58,21 +58,22 @@ def save(tx: Tx, change_id: str, draft: Draft, version: int | None = None) -> Ro
 
 def publish(
     tx: Tx, change_id: str, by: By, *, version: int | None = None, expected: int | None = None
-) -> tuple[Row, bool]:
+) -> tuple[Row, bool, int]:
     """Makes a draft known, and queues one notice for each customer of its audience, in this transaction.
 
-    Returns the change and whether this call did it: a change that is published already comes back as
-    it is, so a double click and two leads at once tell everybody once. `version` is the change as it
-    was previewed and `expected` the number of customers who could be reached then; `Conflict` when
-    either is not true any more, because telling cannot be undone.
+    Returns the change, whether this call did it, and how many of those customers can be reached: a
+    change that is published already comes back as it is, so a double click and two leads at once tell
+    everybody once. `version` is the change as it was previewed and `expected` the number of customers
+    who could be reached then; `Conflict` when either is not true any more, because telling cannot be
+    undone.
     """
     change = _locked(tx, change_id)
     if change["state"] == "published":
-        return change, False
+        return change, False, 0
     if change["state"] == "withdrawn":
         raise Conflict("This change is withdrawn. Make it a draft again to publish it.")
     _same_version(change, version)
-    told = _queue_notices(tx, change, expected)
+    told, reachable = _queue_notices(tx, change, expected)
     row = tx.one(
         "UPDATE change SET version = version + 1, state = 'published', published_at = %s, published_by = %s,"
         " published_by_name = %s, audience_count = %s WHERE id = %s RETURNING *",
@@ -80,18 +81,18 @@ def publish(
     )
     assert row is not None  # noqa: S101 - its row is locked
     _append(tx, row)
-    return row, True
+    return row, True, reachable
 
 
 def tell_more(tx: Tx, change_id: str, *, expected: int | None = None) -> tuple[Row, int]:
     """Tells a published change to those whose answer from before was tied to its themes only later.
 
-    Returns the change and how many notices were queued. Nobody gets a second one.
+    Returns the change and how many of them can be reached. Nobody gets a second notice.
     """
     change = _locked(tx, change_id)
     if change["state"] != "published":
         raise Conflict("Only a published change can be told to more customers.")
-    told = _queue_notices(tx, change, expected)
+    told, reachable = _queue_notices(tx, change, expected)
     if told:
         row = tx.one(
             "UPDATE change SET version = version + 1, audience_count = audience_count + %s"
@@ -101,7 +102,7 @@ def tell_more(tx: Tx, change_id: str, *, expected: int | None = None) -> tuple[R
         assert row is not None  # noqa: S101 - its row is locked
         _append(tx, row)
         change = row
-    return change, told
+    return change, reachable
 
 
 def withdraw(tx: Tx, change_id: str) -> tuple[Row, int]:
@@ -157,8 +158,9 @@ def republish(db: Database) -> int:
         count, after = count + len(rows), rows[-1]["id"]
 
 
-def _queue_notices(tx: Tx, change: Row, expected: int | None) -> int:
-    """One notice and one delivery for each customer of the audience; returns how many."""
+def _queue_notices(tx: Tx, change: Row, expected: int | None) -> tuple[int, int]:
+    """One notice and one delivery for each customer of the audience; returns how many, and how many of
+    them can be reached as far as we know (survey's permit decides about every one)."""
     reachable = audience.size(tx, change).reachable
     if expected is not None and expected != reachable:
         raise Conflict(
@@ -186,7 +188,7 @@ def _queue_notices(tx: Tx, change: Row, expected: int | None) -> int:
         )
         notices.queue(tx, made)
         told += len(made)
-    return told
+    return told, min(told, reachable)
 
 
 def _still_there(tx: Tx, people: list[Row]) -> list[Row]:

@@ -161,6 +161,7 @@ _KEPT = ("program_id", "language", "time_zone", "revised_at", "source", "test", 
 
 def answer_of(row: Row) -> Answer:
     """A row of `response` as triage sees it."""
+    revised = row["data"].get("revised_at")
     return Answer(
         response_id=row["id"],
         customer_id=row["customer_id"],
@@ -169,13 +170,17 @@ def answer_of(row: Row) -> Answer:
         callback=Callback(row["callback"]) if row["callback"] else None,
         state=row["state"],
         answered_at=row["answered_at"],
+        revised_at=datetime.fromisoformat(revised) if revised else row["answered_at"],
     )
 
 
 def store_unconfirmed(
     tx: Tx, data: Mapping[str, Any], *, score: int, at: str | datetime, kind: str = "unconfirmed"
 ) -> None:
-    """Notes somebody as perhaps unhappy, unless their answer is there already or it was dismissed."""
+    """Notes somebody as perhaps unhappy, unless their answer is there already.
+
+    One that was dismissed stays so until they say something else.
+    """
     account = data["account"]
     tx.execute(
         """INSERT INTO unconfirmed (invitation_id, kind, customer_id, account_id, manager_email, program_name,
@@ -184,7 +189,9 @@ def store_unconfirmed(
                   %(touchpoint)s, %(score)s, %(at)s
            WHERE %(kind)s = 'quarantined' OR NOT EXISTS (
                SELECT 1 FROM response WHERE invitation_id = %(invitation)s)
-           ON CONFLICT (invitation_id) DO UPDATE SET kind = excluded.kind, score = excluded.score""",
+           ON CONFLICT (invitation_id) DO UPDATE SET kind = excluded.kind, score = excluded.score,
+               at = excluded.at, dismissed_at = NULL, dismissed_by = NULL
+           WHERE (unconfirmed.kind, unconfirmed.score) <> (excluded.kind, excluded.score)""",
         {
             "invitation": data["invitation_id"],
             "kind": kind,

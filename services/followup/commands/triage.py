@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from services.followup.commands import owners, replicas, staff_mail, tasks
@@ -35,11 +36,11 @@ def answered(tx: Tx, before: Answer | None, now: Answer, account_id: str | None,
         return
     task = tasks.open_of(tx, subject)
     if task:
-        _join(tx, task, now)
+        _join(tx, task, before, now)
     elif behind:
         _reopen(tx, behind, now)
     else:
-        _open(tx, subject, now)
+        _open(tx, subject, before, now)
 
 
 def customer_erased(tx: Tx, customer_id: str) -> None:
@@ -93,14 +94,14 @@ def message_received(tx: Tx, customer_id: str, message_id: str) -> None:
             )
 
 
-def _open(tx: Tx, subject: Subject, now: Answer) -> None:
+def _open(tx: Tx, subject: Subject, before: Answer | None, now: Answer) -> None:
     owner = owners.Owners(tx).of(owners.manager_of(tx, subject.account_id))
     task = tasks.insert(
         tx,
         subject,
         owner_id=owner.id if owner else None,
         lowest_score=now.score,
-        due=tasks.due(tx, now.answered_at),
+        due=tasks.due(tx, _since(tx, before, now)),
         dont_call=now.callback is Callback.DONT,
         call_please=now.callback is Callback.PLEASE,
     )
@@ -112,10 +113,14 @@ def _open(tx: Tx, subject: Subject, now: Answer) -> None:
     staff_mail.about(tx, "opened", task)
 
 
-def _join(tx: Tx, task: Row, now: Answer) -> None:
+def _join(tx: Tx, task: Row, before: Answer | None, now: Answer) -> None:
     tasks.link(tx, task["id"], now.response_id, now.customer_id)
     saved = tasks.save(
-        tx, task["id"], "joined", **_wishes(task, _answers(tx, task["id"])), **_call_again(tx, task, now)
+        tx,
+        task["id"],
+        "joined",
+        **_wishes(task, _answers(tx, task["id"])),
+        **_call_again(tx, task, before, now),
     )
     tasks.entry(
         tx,
@@ -176,6 +181,8 @@ def _refresh(tx: Tx, task: Row, before: Answer | None, now: Answer, version: int
         _withdraw(tx, task, now.state if now.state != "counted" else "revised")
         return
     changed = _wishes(task, answers)
+    if before and now.needs_call and says_something_new(before, now) and now.callback is not Callback.DONT:
+        changed |= _call_again(tx, task, before, now)
     if any(task[name] != value for name, value in changed.items()):
         task = tasks.save(tx, task["id"], "joined", **changed)
     if before is None or before == now:
@@ -237,12 +244,26 @@ def _comes_back(behind: Row, before: Answer | None, now: Answer) -> bool:
     return behind["state"] == "withdrawn" and turned_worse(before, now)
 
 
-def _call_again(tx: Tx, task: Row, now: Answer) -> dict[str, Any]:
+def _call_again(tx: Tx, task: Row, before: Answer | None, now: Answer) -> dict[str, Any]:
     """Somebody has called already, but not about this answer: a call is due again."""
     if task["call_by"] is not None:
         return {}
-    due = tasks.due(tx, now.answered_at)
+    due = tasks.due(tx, _since(tx, before, now))
     return {"call_by": due.due_at, "remind_at": due.remind_at if due.remind_at > tx.now else None}
+
+
+def _since(tx: Tx, before: Answer | None, now: Answer) -> datetime:
+    """When the promise of a call begins: when the customer said it, or when we began to count it.
+
+    Never later than now, so that another machine's clock prolongs no promise.
+    """
+    if before is None:
+        said = now.answered_at
+    elif says_something_new(before, now):
+        said = now.revised_at
+    else:
+        said = tx.now
+    return min(said, tx.now)
 
 
 def _answers(tx: Tx, task_id: str) -> list[Answer] | None:

@@ -27,8 +27,3 @@ def stage(state: str, call_by: datetime | None, reached: bool, now: datetime) ->
     if call_by is None:
         return "talking" if reached else "waiting"
     return "overdue" if call_by < now else "waiting"
-
-
-def in_time(due_at: datetime, first_contact_at: datetime | None) -> bool:
-    """Whether the promise was kept: the first attempt, reached or not, came by the due time."""
-    return first_contact_at is not None and first_contact_at <= due_at

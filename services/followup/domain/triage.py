@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
@@ -28,6 +28,8 @@ class Answer:
     callback: Callback | None
     state: str
     answered_at: datetime
+    # When the customer last spoke; saying the same once more is not another answer.
+    revised_at: datetime = field(compare=False)
 
     @property
     def needs_call(self) -> bool:
@@ -66,7 +68,8 @@ class Wishes:
 def wishes(answers: Iterable[Answer]) -> Wishes:
     """The flags of a task: for each customer the last wish they expressed holds, silence changes none."""
     counted = sorted(
-        (a for a in answers if a.state == "counted"), key=lambda a: (a.answered_at, a.response_id)
+        (a for a in answers if a.state == "counted"),
+        key=lambda a: (a.revised_at, a.answered_at, a.response_id),
     )
     last: dict[str, Callback] = {}
     for answer in counted:

@@ -137,14 +137,18 @@ def publish(change_id: str) -> Response:
     try:
         with service().db.transaction() as tx:
             if request.form.get("more"):
-                _, told = commands.tell_more(tx, change_id, expected=expected)
-                flash(f"On their way: {_customers(told)}." if told else "Everybody had been told already.")
+                _, reachable = commands.tell_more(tx, change_id, expected=expected)
+                flash(
+                    f"On their way: {_customers(reachable)}."
+                    if reachable
+                    else "There was nobody more who can be reached."
+                )
             else:
-                change, did = commands.publish(
+                change, did, reachable = commands.publish(
                     tx, change_id, by(), version=_number("version"), expected=expected
                 )
                 flash(
-                    f"Published. {_customers(change['audience_count'])} will hear of it now."
+                    f"Published. {_customers(reachable)} will hear of it now."
                     if did
                     else f"{change['published_by_name']} has published this already. Nobody is told twice."
                 )

@@ -92,6 +92,26 @@ def test_a_lead_writes_finds_tells_and_withdraws(followup: Followup, lead: Brows
     assert "Withdrawn" in lead.get("/followup/changes?state=withdrawn").text
 
 
+def test_after_telling_only_those_are_counted_who_can_be_reached(followup: Followup, lead: Browser) -> None:
+    nowhere: dict[str, Any] = {"may_email": False, "may_sms": False, "email": None, "phone": None}
+    for customer in ({}, nowhere):
+        tie(followup, answer(followup, "Late", **customer)[1])
+    here = lead.post(
+        "/followup/changes/new", {**WORDS, "theme_ids": theme_of(followup)}, form_on="/followup/changes/new"
+    ).location
+    lead.post(f"{here}/publish", {"expected": "1"}, form_on=here)
+    assert "Published. 1 customer will hear of it now." in lead.get(here).text
+
+    for customer in ({}, nowhere):
+        tie(followup, answer(followup, "Late before", **customer)[1])
+    lead.post(f"{here}/publish", {"more": "1", "expected": "1"}, form_on=here)
+    assert "On their way: 1 customer." in lead.get(here).text
+    tie(followup, answer(followup, "Late before, too", **nowhere)[1])
+    lead.post(f"{here}/publish", {"more": "1", "expected": "0"}, form_on=here)
+    assert "nobody more who can be reached" in lead.get(here).text
+    assert len(followup.all("SELECT 1 FROM notice")) == 5
+
+
 def test_an_uncertain_notice_waits_for_a_person(followup: Followup, lead: Browser) -> None:
     _, late = answer(followup, "Late")
     tie(followup, late)

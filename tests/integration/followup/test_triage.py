@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from services.followup import handlers
-from services.followup.commands import attempts, resolving
+from services.followup.commands import attempts, resolving, unconfirmed
 from services.followup.domain.by import By
 from shared.db import Database
 from shared.ids import SystemIds
@@ -200,6 +201,85 @@ def test_an_answer_after_a_call_makes_a_call_due_again(followup: Followup) -> No
     assert task["call_by"] > task["due_at"]
 
 
+@pytest.mark.parametrize("revision", [{"score": 2}, {"score": 9, "callback": "please"}])
+def test_a_late_change_of_mind_is_due_from_when_it_was_said(
+    followup: Followup, revision: dict[str, Any]
+) -> None:
+    carla, answer = new_id(), new_id()
+    first = followup.response(carla, 9, response_id=answer)
+    followup.apply(first)
+    assert first.data is not None
+    followup.clock.advance(timedelta(days=2))
+    followup.apply(
+        followup.response(carla, response_id=answer, answered_at=first.data["answered_at"], **revision)
+    )
+    # Thursday 11:00 in Berlin and eight business hours: Friday 11:00.
+    assert followup.tasks()[0]["due_at"] == datetime(2026, 3, 6, 10, 0, tzinfo=UTC)
+
+
+def test_the_promise_counts_from_the_answer_even_when_we_hear_of_it_late(followup: Followup) -> None:
+    late = followup.response(new_id(), 3)
+    followup.clock.advance(timedelta(hours=1))
+    followup.apply(late)
+    assert followup.tasks()[0]["due_at"] == datetime(2026, 3, 4, 10, 0, tzinfo=UTC)
+
+
+def test_an_answer_put_back_by_a_lead_is_due_from_then(followup: Followup) -> None:
+    carla, answer = new_id(), new_id()
+    first = followup.response(carla, 2, response_id=answer, state="quarantined")
+    followup.apply(first)
+    assert first.data is not None
+    said = {name: first.data[name] for name in ("answered_at", "revised_at")}
+    followup.clock.advance(timedelta(days=2))
+    followup.apply(followup.response(carla, 2, response_id=answer, type_="response.excluded", **said))
+    assert followup.tasks()[0]["due_at"] == datetime(2026, 3, 6, 10, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("revision", "due_again"),
+    [
+        ({"score": 1}, True),
+        ({"score": 3, "comment": "And again!"}, True),
+        ({"score": 9, "callback": "please"}, True),
+        ({"score": 1, "callback": "dont"}, False),
+        ({"score": 9}, False),
+        ({"score": 3}, False),
+        ({"score": 1, "state": "excluded"}, False),
+    ],
+)
+def test_a_reached_customer_who_says_more_is_to_be_called_again(
+    followup: Followup, revision: dict[str, Any], due_again: bool
+) -> None:
+    carla, answer = new_id(), new_id()
+    first = followup.response(carla, 3, response_id=answer)
+    followup.apply(first)
+    assert first.data is not None
+    with followup.db.transaction() as tx:
+        attempts.record(tx, ANYBODY, followup.tasks()[0]["id"], channel="phone", reached=True)
+    followup.clock.advance(timedelta(days=2))
+    followup.apply(
+        followup.response(carla, response_id=answer, answered_at=first.data["answered_at"], **revision)
+    )
+    (task,) = followup.tasks()
+    expected = datetime(2026, 3, 6, 10, 0, tzinfo=UTC) if due_again else None
+    assert (task["state"], task["call_by"]) == ("open", expected)
+    assert followup.published()[-1]["data"]["call_by"] == ("2026-03-06T10:00:00Z" if due_again else None)
+
+
+def test_the_wish_said_last_holds_though_its_answer_began_first(followup: Followup) -> None:
+    globex, carla, answer = account(), new_id(), new_id()
+    first = followup.response(carla, 3, account=globex, response_id=answer)
+    assert first.data is not None
+    followup.apply(first)
+    followup.clock.advance(timedelta(hours=1))
+    followup.apply(followup.response(carla, 3, account=globex, callback="please"))
+    followup.clock.advance(timedelta(hours=1))
+    said = {"callback": "dont", "answered_at": first.data["answered_at"]}
+    followup.apply(followup.response(carla, 3, account=globex, response_id=answer, **said))
+    (task,) = followup.tasks()
+    assert (task["dont_call"], task["call_please"]) == (True, False)
+
+
 def test_a_replay_fills_replicas_and_opens_no_task(followup: Followup) -> None:
     carla, answer = new_id(), new_id()
     followup.apply(followup.response(carla, 3, response_id=answer, replay=True))
@@ -288,6 +368,20 @@ def test_a_quarantined_detractor_is_perhaps_unhappy(followup: Followup) -> None:
     assert followup.one("SELECT kind FROM unconfirmed")["kind"] == "quarantined"
     followup.apply(followup.response(carla, 2, response_id=answer))
     assert not followup.all("SELECT * FROM unconfirmed") and len(followup.tasks()) == 1
+
+
+def test_somebody_dismissed_is_perhaps_unhappy_again_when_they_say_something_else(followup: Followup) -> None:
+    carla, invitation = new_id(), new_id()
+    followup.apply(followup.unconfirmed(carla, 4, invitation))
+    with followup.db.transaction() as tx:
+        unconfirmed.dismiss(tx, ANYBODY, invitation)
+    dismissed = followup.one("SELECT * FROM unconfirmed")
+    followup.clock.advance(timedelta(hours=1))
+    followup.apply(followup.unconfirmed(carla, 4, invitation))
+    assert followup.one("SELECT * FROM unconfirmed") == dismissed
+    followup.apply(followup.unconfirmed(carla, 1, invitation))
+    again = followup.one("SELECT * FROM unconfirmed")
+    assert (again["score"], again["dismissed_at"], again["at"]) == (1, None, followup.clock.now())
 
 
 def test_erasure_takes_the_person_out_and_keeps_the_fact(followup: Followup) -> None:
