@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from services.survey import handlers, importer, rebuild
 from services.survey.commands import clock as due
-from services.survey.commands import company
+from services.survey.commands import company, programs
 from services.survey.commands.sender import make_sender
 from services.survey.edge import opt_out_fingerprints
 from shared.db import Database, Tx
@@ -54,10 +54,12 @@ def _imports(ctx: RoleContext) -> Loop:
 def republish_step(db: Database) -> bool:
     """Publishes the compacted topics once more when the last time was a day ago; False: no more now.
 
-    The company is made here when there is none yet: the others need its defaults too.
+    The company and the first program are made here when there are none yet: the others need the
+    defaults too, and whoever works on the terminal a program to ask with.
     """
     with db.transaction() as tx:
         company.ensure(tx)
+        programs.ensure_default(tx)
         mine = _take_chore(tx)
     if mine:
         rebuild.republish(db, COMPACTED)

@@ -17,7 +17,7 @@ from shared.cli.owner import become_owner
 from shared.embedded import readiness
 from shared.embedded.doctor import examine
 from shared.embedded.installation import Installation, Started
-from shared.embedded.readiness import Part
+from shared.embedded.readiness import LATE, Part
 from shared.settings import home_folder, load
 
 
@@ -83,9 +83,9 @@ def _parts(installation: Installation) -> list[Part]:
     ready = (*readiness.web(settings), *readiness.workers(settings, installation.supervisor))
     for part in ready:
         part.facts["said"] = "ready"
-    behind = readiness.replicas(settings)
+    behind = readiness.replicas(settings, late=LATE)
     for part in behind:
-        part.facts["said"] = "nothing waits"
+        part.facts.setdefault("said", "nothing waits")
     return [*found, *ready, *behind]
 
 

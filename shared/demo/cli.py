@@ -15,7 +15,7 @@ from shared.clock import SystemClock
 from shared.db import Database
 from shared.demo import play, stage
 from shared.embedded.installation import Installation
-from shared.embedded.supervisor import WORKERS
+from shared.embedded.supervisor import WEB, WORKERS
 from shared.errors import Conflict
 from shared.ids import SystemIds
 from shared.settings import Settings, home_folder, load
@@ -49,7 +49,7 @@ def _refuse_unless_new(settings: Settings) -> None:
     database = Database(settings.database_urls["survey"], SystemClock(), SystemIds(), name="hearback-demo")
     try:
         with database.transaction() as tx:
-            if tx.one("SELECT 1 FROM customer LIMIT 1"):
+            if tx.one("SELECT 1 FROM customer WHERE NOT properties ? 'test_recipient' LIMIT 1"):
                 raise Conflict(
                     "This installation has customers already, and made-up ones would mix with them. "
                     "Use an empty one: HEARBACK_HOME=./var-demo HEARBACK_PORT=8090 make demo."
@@ -60,17 +60,17 @@ def _refuse_unless_new(settings: Settings) -> None:
 
 @contextmanager
 def _quiet(installation: Installation, steps: show.Steps) -> Iterator[None]:
-    """Stops the workers meanwhile: they would date what happened then by today's clock."""
+    """Stops workers and web meanwhile: they would date what happened then by today's clock."""
     if not installation.supervisor.alive():
         raise Conflict("Nothing runs here. Start it first: make up.")
-    with steps.step("Stopping the workers meanwhile"):
-        for name in WORKERS:
+    with steps.step("Stopping web and workers meanwhile"):
+        for name in (WEB, *WORKERS):
             installation.supervisor.stop_program(name)
     try:
         yield
     finally:
-        with steps.step("Starting the workers again"):
-            for name in WORKERS:
+        with steps.step("Starting them again"):
+            for name in (*WORKERS, WEB):
                 installation.supervisor.start_program(name)
 
 

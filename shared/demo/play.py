@@ -112,8 +112,8 @@ class History:
             text.getvalue().encode(),
             "text/csv",
         )
-        program = {"name": "How are we doing?", "channels": ["email", "sms"]}
-        self.program_id = admin.api("POST", "/survey/api/programs", program)["id"]
+        self.program_id = admin.api("GET", "/survey/api/programs")["programs"][0]["id"]
+        admin.api("PATCH", f"/survey/api/programs/{self.program_id}", {"name": "How are we doing?"})
         self.themes = {one["name"]: one["id"] for one in admin.api("GET", "/followup/api/themes")["themes"]}
         self.stage.settle()
 

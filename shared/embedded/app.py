@@ -83,11 +83,16 @@ def first_page(app: Any, environ: WSGIEnvironment, start_response: StartResponse
 
 
 def _is_new(app: Any) -> bool:
-    """Whether there is nobody to ask yet, so that an admin has to set things up first."""
+    """Whether an admin has to set things up first: nobody was asked yet, and the set-up was not ended."""
     from shared.errors import HearbackError
 
     try:
         with app.extensions["hearback"].db.transaction() as tx:
-            return tx.one("SELECT 1 FROM customer LIMIT 1") is None
+            return bool(
+                tx.value(
+                    "SELECT NOT EXISTS (SELECT FROM ask_run)"
+                    " AND NOT EXISTS (SELECT FROM company WHERE setup_done_at IS NOT NULL)"
+                )
+            )
     except HearbackError:
         return False

@@ -45,7 +45,8 @@ def _parts(settings: Settings, installation: Installation) -> Iterator[Part]:
     yield from (_said(part, "ready") for part in readiness.web(settings))
     yield from (_said(part, "ready") for part in readiness.workers(settings, installation.supervisor))
     yield _said(readiness.mailbox(settings), f"{settings.mailbox_url}/mailbox/")
-    yield from (_said(part, "nothing waits") for part in readiness.replicas(settings))
+    behind = readiness.replicas(settings, late=readiness.LATE)
+    yield from (_said(part, str(part.facts.get("said", "nothing waits"))) for part in behind)
 
 
 def _said(part: Part, said: str) -> Part:

@@ -29,6 +29,7 @@ SCOPES = (
     "programs:write",
     "responses:read",
     "tasks:read",
+    "mailbox:read",
     "reports:read",
 )
 
@@ -70,7 +71,7 @@ def simulate(file: Path, date_format: str, sms_share: float, seed: int, patience
     run = cast(rows.read(file, date_format, sms_share, seed), patience)
     steps = show.Steps()
     with _key(settings, f"simulation {run.name}") as key:
-        client = Client(f"http://127.0.0.1:{settings.port}", {"Authorization": f"Bearer {key}"})
+        client = Client(settings.local_url, {"Authorization": f"Bearer {key}"})
         tally = play(run, client, steps)
     _show(steps, tally)
 

@@ -67,18 +67,20 @@ def _rows(path: Path, date_format: str) -> Iterator[tuple[int, datetime, str, in
                 yield _row(path, reader.line_num, row, date_format)
         except UnicodeDecodeError as error:
             raise Invalid(f"{path} is not UTF-8 after line {reader.line_num}.") from error
+        except csv.Error as error:
+            raise Invalid(f"{path}, line {reader.line_num}: {error}.") from error
 
 
 def _row(path: Path, line: int, row: dict[str, str], date_format: str) -> tuple[int, datetime, str, int, str]:
     where = f"{path}, line {line}"
     try:
-        at = datetime.strptime(row["answered_at"].strip(), date_format).replace(tzinfo=UTC)
+        at = datetime.strptime((row["answered_at"] or "").strip(), date_format).replace(tzinfo=UTC)
     except ValueError as error:
         raise Invalid(
             f"{where}: answered_at is {row['answered_at']!r}, not of the form {date_format}; "
             "name its form with --date-format."
         ) from error
-    if not re.fullmatch(r"10|[0-9]", row["score"].strip()):
+    if not re.fullmatch(r"10|[0-9]", (row["score"] or "").strip()):
         raise Invalid(f"{where}: score is {row['score']!r}, not a whole number from 0 to 10.")
 
-    return line, at, row["touchpoint"].strip(), int(row["score"]), (row["comment"] or "").strip()
+    return line, at, (row["touchpoint"] or "").strip(), int(row["score"]), (row["comment"] or "").strip()

@@ -44,7 +44,8 @@ class Run:
     people: dict[str, Answer]
     patience: float
     program_id: str = ""
-    handed_over: Counter[str] = field(default_factory=Counter)
+    since: str = ""
+    asked: set[str] = field(default_factory=set)
     answered: set[str] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
 
@@ -78,12 +79,13 @@ def play(run: Run, client: Client, shown: Shown) -> Counter[str]:
     with shown.step("Waiting until every service knows the key"):
         known(client, run.patience)
     last = client.api("GET", "/mailbox/api/messages?limit=1")["messages"]
+    run.since = last[0]["at"] if last else ""
     with shown.step(f"Importing {len(run.people):,} customers"):
         _import(run, client)
     with shown.step("Asking them") as told:
         _ask(run, client, told)
     with shown.step("Answering for them") as told:
-        _answer_all(run, client, last[0]["at"] if last else "", told)
+        _answer_all(run, client, told)
     with shown.step("Waiting until every service counts the same") as told:
         return _agree(run, client, told)
 
@@ -110,7 +112,7 @@ def _import(run: Run, client: Client) -> None:
         email, phone = ("", address) if answer.channel == "sms" else (address, "")
         who = f"sim-{run.name}-{number}"
         when = answer.answered_at.strftime("%Y-%m-%d %H:%M")
-        writer.writerow([who, f"Customer {number}", email, phone, answer.touchpoint, run.name, when])
+        writer.writerow([who, f"{run.name} {number}", email, phone, answer.touchpoint, run.name, when])
     query = f"?wait=true&file_name=simulation-{run.name}.csv"
     report = client.upload("/survey/api/customers/import" + query, text.getvalue().encode(), "text/csv")
     until = time.monotonic() + run.patience
@@ -147,10 +149,11 @@ def _ask(run: Run, client: Client, told: Callable[[str], None]) -> None:
         )
 
 
-def _answer_all(run: Run, client: Client, since: str, told: Callable[[str], None]) -> None:
+def _answer_all(run: Run, client: Client, told: Callable[[str], None]) -> None:
     """Answers each message as it arrives, until all have answered or nothing arrives any more."""
     customer = Client(client.base, {})
     seen: set[str] = set()
+    since = run.since
     moved = time.monotonic()
     with ThreadPoolExecutor(_PLAYERS) as players:
         while len(run.answered) + len(run.failures) < len(run.people):
@@ -159,10 +162,9 @@ def _answer_all(run: Run, client: Client, since: str, told: Callable[[str], None
             asking = [one for one in fresh if one["direction"] == "out" and one["to"] in run.people]
             for message in asking:
                 since = max(since, message["at"])
-            invitations = [one for one in asking if run.handed_over[one["to"]] == 0]
-            for message in asking:
-                run.handed_over[message["to"]] += message["channel"] == "email" or message in invitations
-            list(players.map(lambda message: _answer(run, customer, message), invitations))
+            invitations = [one for one in asking if one["to"] not in run.asked]
+            run.asked.update(one["to"] for one in invitations)
+            list(players.map(lambda message: _answer(run, client, customer, message), invitations))
             told(f"{len(run.answered):,} of {len(run.people):,}")
             if invitations:
                 moved = time.monotonic()
@@ -179,12 +181,12 @@ def _messages(client: Client, since: str) -> Iterator[dict[str, Any]]:
     return client.messages(since)
 
 
-def _answer(run: Run, customer: Client, message: dict[str, Any]) -> None:
+def _answer(run: Run, client: Client, customer: Client, message: dict[str, Any]) -> None:
     answer = run.people[message["to"]]
     try:
         if message["channel"] == "sms":
             text = f"{answer.score} {answer.comment}".strip()
-            customer.api("POST", "/mailbox/api/reply", {"from": message["to"], "text": text})
+            client.api("POST", "/mailbox/api/reply", {"from": message["to"], "text": text})
         else:
             page = mails.click(customer, message["html"], answer.score)
             mails.say(customer, page, comment=answer.comment)
@@ -208,9 +210,19 @@ def _agree(run: Run, client: Client, told: Callable[[str], None]) -> Counter[str
 
 def _differences(run: Run, client: Client, expected: Counter[str]) -> Iterator[str]:
     """What survey, followup and reporting say otherwise than was played, one sentence each."""
-    twice = [address for address, count in run.handed_over.items() if count > 1]
+    # What comes after a customer's text is our reply to it, and no question.
+    arrived = list(client.messages(run.since))
+    texted = {one["from"]: one["at"] for one in arrived if one["direction"] == "in"}
+    asked = Counter(
+        one["to"]
+        for one in arrived
+        if one["direction"] == "out"
+        and one["to"] in run.people
+        and one["at"] <= texted.get(one["to"], one["at"])
+    )
+    twice = sum(count > 1 for count in asked.values())
     if twice:
-        yield f"mailbox: {len(twice):,} customers were asked twice"
+        yield f"mailbox: {twice:,} customers were asked twice"
     responses = list(
         client.pages(f"/survey/api/responses?limit=100&program_id={run.program_id}", "responses")
     )
@@ -220,12 +232,12 @@ def _differences(run: Run, client: Client, expected: Counter[str]) -> Iterator[s
     if found != played and len(responses) == expected["answered"]:
         yield f"survey: {(played - found).total():,} answers have other scores or words than were played"
     customers = {one["customer_id"] for one in responses}
-    opted = sum(
-        one["sms_opt_out_at"] is not None
-        for one in client.pages(
-            f"/survey/api/customers?limit=100&property=simulation:{run.name}", "customers"
-        )
-    )
+    ours = [
+        one
+        for one in client.pages(f"/survey/api/customers?limit=100&q={run.name}", "customers")
+        if (one["external_id"] or "").startswith(f"sim-{run.name}-")
+    ]
+    opted = sum(one["sms_opt_out_at"] is not None for one in ours)
     yield from _compare("survey: opt-outs", expected["opt-outs"], opted)
     tasks = [
         task

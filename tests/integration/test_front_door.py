@@ -8,6 +8,7 @@ import pytest
 from werkzeug.test import Client
 
 from services.survey.app import create_app
+from services.survey.commands import company
 from shared.clock import ManualClock
 from shared.embedded.app import mounted
 from shared.ids import SystemIds
@@ -54,16 +55,21 @@ def test_leads_each_role_to_its_first_page(
     assert front.get("/").location == page
 
 
-def test_leads_an_admin_to_the_report_once_there_are_customers(
+def test_leads_an_admin_to_the_report_once_the_set_up_is_over(
     front: Client, settings: Settings, clock: ManualClock, database: Any, ids: SystemIds
 ) -> None:
     log_in(front, settings, clock, "admin")
     with database("survey").transaction() as tx:
+        company.ensure(tx)
         tx.execute(
             "INSERT INTO customer (id, version, external_id, created_at, updated_at)"
             " VALUES (%s, 1, 'c1', %s, %s)",
             (ids.new(), tx.now, tx.now),
         )
+    # Customers alone are no set-up: a test message and the first ask are still to come.
+    assert front.get("/").location == "/survey/welcome"
+    with database("survey").transaction() as tx:
+        tx.execute("UPDATE company SET setup_done_at = %s", (tx.now,))
     assert front.get("/").location == "/reporting/"
 
 

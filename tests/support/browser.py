@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from flask import Flask
 from playwright.sync_api import Browser, sync_playwright
 from werkzeug.serving import make_server
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
 _FLAGS = (
     "--disable-quic",
     "--no-first-run",
@@ -25,6 +28,8 @@ _FLAGS = (
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A headless Chromium; nothing of it goes out by itself."""
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium, or name it in CHROMIUM")
     flags = [*_FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)

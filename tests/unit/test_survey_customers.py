@@ -318,3 +318,10 @@ def test_hours_are_read_as_they_are_written(given_: dict[str, list[str]]) -> Non
 def test_hours_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         hours.parse(text)
+
+
+def test_a_second_name_of_a_field_becomes_a_property() -> None:
+    found = columns.recognise(["external id", "Tier", "plan", "phone", "mobile"])
+
+    assert found.fields == {0: "external_id", 1: "tier", 3: "phone"}
+    assert found.properties == {2: "plan", 4: "mobile"}

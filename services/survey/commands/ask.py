@@ -97,6 +97,9 @@ def step(tx: Tx, run_id: str, size: int = BATCH) -> Row:
         return run
     program = tx.one("SELECT * FROM program WHERE id = %s", (run["program_id"],))
     assert program is not None  # noqa: S101 - a foreign key holds it
+    if program["state"] != "active":  # paused meanwhile: nobody new is asked
+        stop(tx, run_id)
+        return {**run, "state": "stopped", "ended_at": tx.now}
     batch = next_customers(tx, run["audience"], run["cursor"], run["requested_at"], size)
     decisions = decide(tx, program, batch, run["touchpoint"], run["channel"], lock=True)
     asked = [d for d in decisions if d.channel]

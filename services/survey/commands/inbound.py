@@ -42,6 +42,8 @@ def receive(
     customer_id = str(customer["id"])
     invitation = _invitation(tx, customer_id)
     invitation_id = str(invitation["id"]) if invitation else None
+    if invitation and invitation["answered"] and sms.counts_something(text):
+        reading = sms.Reading(comment=text)
     effect = "message"
     answered = False
     if reading.score is not None and invitation_id:

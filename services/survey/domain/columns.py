@@ -96,6 +96,8 @@ def recognise(header: Sequence[str]) -> Columns:
         field = FIELDS.get(plain(label))
         if full_name and field in ("first_name", "last_name"):
             field = None
+        if field and field in seen and plain(label) != plain(seen[field]):
+            field = None  # a second name for it ("plan" beside "tier"): the first is it, this is a property
         what = field or f"property {label}"
         if what in seen:
             raise BadHeader(

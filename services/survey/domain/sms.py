@@ -26,6 +26,13 @@ _SCORE = re.compile(
 )
 # "3 - too slow", "3, too slow", "3) too slow"; but the words of "3 ..." are the dots.
 _SEPARATOR = re.compile(r"^(?:\s*[-–—:]+\s+|[.,;:!)\"'”“*]+(?:\s+|$)|\s+)")
+# "10 days and still nobody called": a number of something, and no change of mind.
+_COUNTED = re.compile(
+    r"^\W*\d+\s*(?:days?|weeks?|months?|years?|hours?|hrs?|min(?:ute)?s?|times?|people|persons?|calls?|e?-?mails?|"
+    r"tage?n?|wochen?|monate?n?|jahre?n?|stunden?|minuten?|mal|leute|anrufe?|"
+    r"d[ií]as?|semanas?|mes(?:es)?|años?|horas?|minutos?|veces|personas?|llamadas?)\b",
+    re.IGNORECASE,
+)
 # "…, I'd say 4/10": somewhere in the words, but plainly a score, and the only one.
 _OF_TEN_WITHIN = re.compile(r"(?<![\d.,/])(10|\d)\s*(?:/|out\s+of|von|sobre)\s*10(?!\d)", re.IGNORECASE)
 
@@ -51,6 +58,11 @@ def keyword(text: str) -> Keyword | None:
     if letters in START_WORDS:
         return "start"
     return "help" if letters in HELP_WORDS else None
+
+
+def counts_something(text: str) -> bool:
+    """Whether the number that `text` begins with counts something: "10 days …"."""
+    return _COUNTED.match(text) is not None
 
 
 def read(text: str) -> Reading:

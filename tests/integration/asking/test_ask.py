@@ -161,6 +161,20 @@ def test_a_paused_program_asks_nobody_and_still_takes_answers(survey: Asking) ->
     assert survey.response()["score"] == 9
 
 
+def test_pausing_a_program_ends_an_ask_that_is_under_way(survey: Asking) -> None:
+    for _ in range(7):
+        survey.add()
+    with survey.db.transaction() as tx:
+        run = ask.start(tx, str(survey.program["id"]), {"all": True}, "test")
+        assert ask.step(tx, str(run["id"]), 3)["asked"] == 3
+        programs.change(tx, str(survey.program["id"]), {"state": "paused"})
+    with survey.db.transaction() as tx:
+        stopped = ask.step(tx, str(run["id"]), 3)
+    assert (stopped["asked"], stopped["state"]) == (3, "stopped")
+    with survey.db.transaction() as tx:
+        assert not ask.step_any(tx)
+
+
 def test_an_ask_goes_on_where_it_stopped_and_can_be_ended(survey: Asking) -> None:
     for _ in range(7):
         survey.add()

@@ -44,6 +44,18 @@ def test_further_words_are_added_and_a_new_score_revises(survey: Asking, questio
     assert survey.events("message.received") == []
 
 
+@pytest.mark.parametrize(
+    "words", ["10 days and nobody called", "2 people came, both late", "9 Tage gewartet"]
+)
+def test_a_number_that_counts_something_is_no_change_of_mind(
+    survey: Asking, question: Message, words: str
+) -> None:
+    survey.text(PHONE, "3")
+    survey.text(PHONE, words)
+    row = survey.response()
+    assert (row["score"], row["comment"]) == (3, words)
+
+
 def test_words_without_a_score_become_a_message_for_a_person(survey: Asking, question: Message) -> None:
     survey.text(PHONE, "who is this?")
     assert survey.all("SELECT * FROM response") == []

@@ -92,13 +92,15 @@ def test_compacted_topics_are_published_again_once_a_day(survey: Survey) -> None
     survey.import_("id\n1\n")
     survey.events()
     roles.republish_step(survey.db)
-    assert [row["type"] for row in survey.events()] == ["company.changed"]
+    # What a new installation begins with: its company, and a program to ask with.
+    assert [row["type"] for row in survey.events()] == ["company.changed", "program.changed"]
     survey.clock.advance(timedelta(hours=25))
     for _ in range(2):
         roles.republish_step(survey.db)
     assert sorted(row["type"] for row in survey.events() if row["replay"]) == [
         "company.changed",
         "customer.changed",
+        "program.changed",
     ]
 
 
