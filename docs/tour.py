@@ -53,7 +53,7 @@ def _invitation(settings: Settings) -> str:
     with _database(settings, "log") as db, db.transaction() as tx:
         found = tx.value(
             "SELECT id FROM mailbox.message WHERE channel = 'email' AND html LIKE '%?s=9%'"
-            " ORDER BY seq DESC LIMIT 1"
+            " AND html LIKE '%How likely%' ORDER BY seq DESC LIMIT 1"
         )
     return str(_there(found, "there is no question in the mailbox"))
 

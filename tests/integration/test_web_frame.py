@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from flask import Flask, make_response, redirect, render_template_string, request
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from werkzeug.serving import make_server
 
 from shared.channels import Message
@@ -161,25 +161,25 @@ def test_without_script_the_menu_opens_and_forms_are_sent(chromium: Browser, url
     page = context.new_page()
     page.goto(f"{url}/survey/log-in")
     page.get_by_text("Menu").click()
-    assert page.get_by_role("link", name="Reports").is_visible()
+    expect(page.get_by_role("link", name="Reports")).to_be_visible()
     page.get_by_role("button", name="Save").click()
-    assert page.get_by_text("Saved.").is_visible()
+    expect(page.get_by_text("Saved.")).to_be_visible()
     context.close()
 
 
 def test_a_draft_survives_until_its_form_is_sent(page: Page) -> None:
     page.get_by_label("Note").fill("half a thought")
     page.reload()
-    assert page.get_by_label("Note").input_value() == "half a thought"
-    assert page.get_by_text("Your draft from before is back.").is_visible()
+    expect(page.get_by_label("Note")).to_have_value("half a thought")
+    expect(page.get_by_text("Your draft from before is back.")).to_be_visible()
     page.get_by_role("button", name="Save").click()
     page.wait_for_load_state()
-    assert page.get_by_label("Note").input_value() == ""
+    expect(page.get_by_label("Note")).to_have_value("")
     page.get_by_label("Note").fill("too early")
     page.get_by_role("button", name="Save").click()
-    assert page.get_by_text("Somebody else was faster.").is_visible()
+    expect(page.get_by_text("Somebody else was faster.")).to_be_visible()
     page.goto(page.url)
-    assert page.get_by_label("Note").input_value() == "too early"
+    expect(page.get_by_label("Note")).to_have_value("too early")
 
 
 def test_keys_lead_to_the_search_and_through_a_list(page: Page) -> None:
@@ -205,9 +205,9 @@ def test_a_part_that_is_live_is_fetched_until_it_is_done(page: Page) -> None:
 
 def test_the_menu_closes_on_escape(page: Page) -> None:
     page.locator(".bar-gear summary").click()
-    assert page.get_by_role("link", name="Keys").is_visible()
+    expect(page.get_by_role("link", name="Keys")).to_be_visible()
     page.keyboard.press("Escape")
-    assert not page.get_by_role("link", name="Keys").is_visible()
+    expect(page.get_by_role("link", name="Keys")).to_be_hidden()
 
 
 def test_a_mail_runs_nothing_and_its_links_open_elsewhere(
@@ -242,5 +242,5 @@ def test_a_mail_runs_nothing_and_its_links_open_elsewhere(
             assert Axe().run(page).violations_count == 0
         page.get_by_label("Answer as the customer").fill("3 too slow")
         page.get_by_role("button", name="Send").click()
-        assert page.locator(".text-theirs").get_by_text("3 too slow").is_visible()
+        expect(page.locator(".text-theirs").get_by_text("3 too slow")).to_be_visible()
         page.close()
