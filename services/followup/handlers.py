@@ -87,6 +87,7 @@ def _erase(tx: Tx, customer_id: str) -> None:
     for table in ("response", "unconfirmed", "inbound_message"):
         tx.execute(f"DELETE FROM {table} WHERE customer_id = %s", (customer_id,))  # noqa: S608
     tx.execute("DELETE FROM customer WHERE id = %s", (customer_id,))
+    tx.execute("DELETE FROM idempotency WHERE position(%s::bytea IN body) > 0", (customer_id.encode(),))
 
 
 def _replicate(tx: Tx, events: Sequence[Event]) -> None:

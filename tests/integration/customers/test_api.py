@@ -120,6 +120,22 @@ def test_lists_page_by_cursor_and_filter(survey: Survey) -> None:
     assert api("GET", "/survey/api/customers?cursor=zzz").status_code == 422
 
 
+def test_erasure_takes_kept_replies_along(survey: Survey) -> None:
+    api = survey.api()
+    once = {"Idempotency-Key": "ann"}
+    made = api("POST", "/survey/api/customers", json={"external_id": "1", "name": "Ann"}, headers=once)
+    api(
+        "POST",
+        "/survey/api/customers",
+        json={"external_id": "2", "name": "Bob"},
+        headers={"Idempotency-Key": "b"},
+    )
+    assert made.json
+    api("DELETE", f"/survey/api/customers/{made.json['id']}")
+    kept = [bytes(row["body"]) for row in survey.all("SELECT body FROM idempotency WHERE body IS NOT NULL")]
+    assert len(kept) == 1 and b"Bob" in kept[0]
+
+
 def test_delete_erases_and_is_published(survey: Survey) -> None:
     survey.import_("id,email\n1,ann@example.com\n")
     customer = survey.customer(external_id="1")
