@@ -36,6 +36,10 @@ test: test-environment ## Run all tests (ARGS="tests/unit -k nps" for some)
 faults: test-environment ## Kill processes at the worst moments and check that nothing is lost (SEEDS=20 for more)
 	@$(bin)/python -m pytest tests/faults $(ARGS)
 
+.PHONY: bench
+bench: test-environment ## Measure, and show a table of ratios (ARGS="answers page" for some, REPEATS=5)
+	@$(bin)/python -m tests.bench $(if $(REPEATS),--repeats $(REPEATS)) $(ARGS)
+
 .PHONY: lint
 lint: test-environment ## Check style, types and the layers
 	@$(bin)/ruff check .
