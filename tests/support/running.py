@@ -24,7 +24,8 @@ from shared.clock import SystemClock
 from shared.db import Database
 from shared.embedded.owner import find_owner
 from shared.ids import SystemIds
-from shared.log import Log, open_log
+from shared.log import Log
+from shared.log.in_use import open_in_use
 from shared.settings import SERVICES, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +103,7 @@ class Running:
         return self.databases[service]
 
     def log(self) -> Log:
-        return open_log(self.settings)
+        return open_in_use(self.settings)
 
     def role(self, service: str, *roles: str, crash_at: str = "") -> Process:
         """Starts roles of a service in one process."""
