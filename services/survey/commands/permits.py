@@ -230,7 +230,10 @@ def _claim(tx: Tx, granted: Sequence[tuple[Request, str]], written_to: Mapping[s
         " claimed_at,"
         " permit_expires_at, attempts, data) VALUES %s"
         " ON CONFLICT (id) DO UPDATE SET state = 'claimed', channel = EXCLUDED.channel, reason = NULL,"
-        " claimed_at = EXCLUDED.claimed_at, permit_expires_at = EXCLUDED.permit_expires_at,"
+        # By the time of its claim our own sender knows a message as its own.
+        " claimed_at = CASE WHEN delivery.state = 'claimed' AND delivery.kind <> 'notice'"
+        " THEN delivery.claimed_at ELSE EXCLUDED.claimed_at END,"
+        " permit_expires_at = EXCLUDED.permit_expires_at,"
         " settled_at = NULL, data = delivery.data || EXCLUDED.data",
         [
             (
