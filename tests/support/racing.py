@@ -33,8 +33,9 @@ Way = Literal["page", "one-click", "stop"]
 Aim = Literal["queue", "claim", "provider", "silence"]
 OWNER: dict[Kind, str] = {"invitation": "survey", "notice": "followup"}
 # So many customers opt out at once, and so many besides whose moment is to be met exactly: others, whose
-# opt-out waits for a message, must not make these late.
-CLIENTS, EXACT = 12, 4
+# opt-out waits for a message, must not make these late. Together fewer than the web process has threads,
+# some of which are for followup's permits.
+CLIENTS, EXACT = 4, 2
 ON_ITS_WAY = words("en")["preferences"]["on_its_way"]
 STOPPED = {words("en")["preferences"][f"saved_{what}"] for what in ("stop", "stop_all")}
 
@@ -92,19 +93,25 @@ def draw(number: int, kind: Kind, chance: random.Random) -> Trial:
             channels = ("email", "sms") if way == "page" else ("email",)
     aims: tuple[Aim, ...] = ("queue", "claim", "provider", "silence")
     aim = chance.choices(aims, (25, 45, 29, 1))[0]
-    if number % 200 < 2:  # so that even a short run has one of each kind
+    # So that even a short run has them: a provider that takes a message after the longest wait, or too late.
+    late = number % 100 in range(2, 10)
+    if number % 200 < 2:
         aim = "silence"
+    elif late:
+        aim = "provider"
     # Two senders work side by side, and each claims up to 20 messages at once, for 2 s of work.
-    ahead, pause = chance.randint(0, 45), chance.uniform(0, 1.5) if aim == "claim" else 0.0
+    ahead, pause = chance.randint(0, 45), 0.0
+    if aim == "claim":  # while the permit is being granted, or later in the batch
+        pause = chance.choice((chance.uniform(0, 0.1), chance.uniform(0, 1.5)))
     pace = Pace(chance.uniform(0, 0.15), chance.uniform(0, 0.15))
     if aim == "silence":
         pace = Pace(TIMEOUT_SECONDS + chance.uniform(1.5, 2.5), 0)
         pause = TIMEOUT_SECONDS + chance.uniform(0.1, 0.5)
     elif aim == "provider":
         share = chance.uniform(0, 0.7)
-        if chance.random() < 0.2:
-            slow, share = chance.uniform(2.4, 3.2), chance.uniform(0, 1.1)
-            pace = chance.choice((Pace(slow, 0), Pace(0, slow), Pace(slow / 2, slow / 2)))
+        if late or chance.random() < 0.15:
+            slow, share = chance.uniform(2.4, 3.2), chance.uniform(0, 0.1 if late else 1.1)
+            pace = Pace(slow, 0) if late else chance.choice((Pace(slow, 0), Pace(0, slow)))
         pause = share * (pace.before + pace.after)
     return Trial(number, kind, email, phone, way, channels, aim, ahead, pause, pace)
 
@@ -212,6 +219,7 @@ class Race:
     def run(self) -> None:
         """Queues everybody's message, opts everybody out, and returns when nothing is on its way."""
         self._begun = time.monotonic()
+        self._dawdle()
         self.provider.pace = lambda message: self._of_address[message["to"]].pace
         self.provider.begun = self._aimed_at_the_provider
         self._ask("Race", self.of("invitation"))
@@ -228,6 +236,19 @@ class Race:
                 time.sleep(0.02)
         for done in self._fired.values():
             done.result()
+
+    def _dawdle(self) -> None:
+        """Granting a permit and opting out take a moment before they commit, so that they meet in there."""
+        with self.running.db("survey").transaction() as tx:
+            tx.execute(
+                "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$ BEGIN PERFORM pg_sleep(random() * 0.1); RETURN NULL; END $$;"
+                # A permit is an upsert.
+                " CREATE TRIGGER dawdle AFTER INSERT ON delivery"
+                " FOR EACH STATEMENT EXECUTE FUNCTION dawdle();"
+                " CREATE TRIGGER dawdle AFTER UPDATE OF email_opt_out_at, sms_opt_out_at ON customer"
+                " FOR EACH STATEMENT EXECUTE FUNCTION dawdle()"
+            )
 
     def _look_at_the_queue(self, kind: Kind) -> None:
         with self.running.db(OWNER[kind]).transaction() as tx:
