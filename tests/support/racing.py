@@ -94,7 +94,7 @@ def draw(number: int, kind: Kind, chance: random.Random) -> Trial:
     aims: tuple[Aim, ...] = ("queue", "claim", "provider", "silence")
     aim = chance.choices(aims, (25, 45, 29, 1))[0]
     # So that even a short run has them: a provider that takes a message after the longest wait, or too late.
-    late = number % 100 in range(2, 10)
+    late = number % 500 in range(2, 10)
     if number % 200 < 2:
         aim = "silence"
     elif late:
