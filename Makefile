@@ -36,7 +36,7 @@ test: test-environment ## Run all tests (ARGS="tests/unit -k nps" for some)
 .PHONY: faults
 faults: test-environment ## Kill processes at the worst moments and check that nothing is lost (SEEDS=20 for more)
 	@.ci/kafka
-	@$(bin)/python -m pytest tests/faults $(ARGS)
+	@TRIALS=$${TRIALS:-2000} $(bin)/python -m pytest tests/faults $(ARGS)
 
 .PHONY: lint
 lint: test-environment ## Check style, types and the layers

@@ -226,6 +226,7 @@ class Running:
             "HEARBACK_HOME": str(settings.home),
             "HEARBACK_SECRET": settings.secret,
             "HEARBACK_PORT": str(settings.port),
+            "HEARBACK_MAILBOX_URL": settings.mailbox_url,
             "HOME": str(settings.home),
             "PYTHONPATH": str(ROOT),
         }
@@ -254,15 +255,18 @@ class Cast:
 
 
 @contextlib.contextmanager
-def running(urls: Mapping[str, str]) -> Iterator[Running]:
-    """An installation on the databases of `urls`, with a free port and a folder; ended at the end."""
+def running(urls: Mapping[str, str], *, mailbox_url: str = "") -> Iterator[Running]:
+    """An installation on the databases of `urls`, with a free port and a folder; ended at the end.
+
+    Its senders hand messages over to the provider at `mailbox_url`, else to its own mailbox.
+    """
     home = Path(tempfile.mkdtemp(prefix="hearback-run-"))
     (home / "run").mkdir()
     find_owner().own(home, deep=True)
     port = free_port()
     here = f"http://127.0.0.1:{port}"
     settings = Settings(home=home, secret=secrets.token_urlsafe(32), database_urls=dict(urls))
-    settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=here)
+    settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=mailbox_url or here)
     found = Running(settings)
     log = found.log()
     log.ensure_topics()
