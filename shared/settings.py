@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import Literal
 from urllib.parse import quote
 
 from environs import Env, EnvError
-from marshmallow.validate import OneOf, Range
+from marshmallow.validate import OneOf, Range, Regexp
 
 from shared.errors import HearbackError
 
 SERVICES = ("survey", "followup", "reporting")
 DATABASES = (*SERVICES, "log")
+LOGS = ("embedded", "kafka")
+_SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
+_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 # What the launcher notes in the data folder for the processes it starts.
 SECRET_FILE = "secret"
@@ -32,12 +36,34 @@ class BadSettings(HearbackError):
 
 
 @dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """How the brokers are reached, and what our part of the cluster is called.
+
+    `bootstrap` is `HOST:PORT`, several separated by commas. `ca`, `certificate` and `key` are PEM texts.
+    `prefix` stands in front of the names of topics and groups. A consumer that takes longer than
+    `poll_seconds` over a batch loses its partitions to the others of its group.
+    """
+
+    bootstrap: str
+    security: str = "plaintext"
+    ca: str = ""
+    certificate: str = ""
+    key: str = field(default="", repr=False)
+    mechanism: str = "SCRAM-SHA-512"
+    user: str = ""
+    password: str = field(default="", repr=False)
+    prefix: str = ""
+    poll_seconds: int = 60
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What an operator can choose. Made by `load`; tests make their own.
 
     `public_url` has no trailing slash. `database_urls` has the keys `survey`, `followup`,
     `reporting`, `log`. `secret` is at least 32 characters. `trusted_proxies` is how many reverse proxies
-    stand in front of us and set X-Forwarded-…; with 0 those headers are not believed.
+    stand in front of us and set X-Forwarded-…; with 0 those headers are not believed. `log` is None when
+    nobody chose one: then it is the one in use (`shared.log.in_use`), at the beginning the embedded one.
     """
 
     home: Path
@@ -47,7 +73,8 @@ class Settings:
     port: int = 8080
     public_url: str = "http://127.0.0.1:8080"
     survey_url: str = "http://127.0.0.1:8080"
-    log: Literal["embedded"] = "embedded"
+    log: Literal["embedded", "kafka"] | None = None
+    kafka: KafkaSettings | None = None
     mail: Literal["mailbox"] = "mailbox"
     sms: Literal["mailbox"] = "mailbox"
     mailbox_url: str = "http://127.0.0.1:8080"
@@ -113,7 +140,13 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                     f"HEARBACK_{missing[0].upper()}_DATABASE_URL is not set and there is no embedded "
                     f"database in {home} yet: run `hearback up` once, or set it."
                 )
-            env.str("HEARBACK_LOG", "embedded", validate=OneOf(["embedded"]))
+            log = env.str("HEARBACK_LOG", "", validate=OneOf(["", *LOGS])) or None
+            kafka = _kafka(env)
+            if log == "kafka" and kafka is None:
+                raise BadSettings(
+                    "HEARBACK_LOG is kafka, and HEARBACK_KAFKA_BOOTSTRAP is not set: give it the brokers' "
+                    "addresses, such as kafka-1:9092,kafka-2:9092."
+                )
             env.str("HEARBACK_MAIL", "mailbox", validate=OneOf(["mailbox"]))
             env.str("HEARBACK_SMS", "mailbox", validate=OneOf(["mailbox"]))
             return Settings(
@@ -124,12 +157,48 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                 port=port,
                 public_url=(env.str("HEARBACK_PUBLIC_URL", "") or here).rstrip("/"),
                 survey_url=(env.str("HEARBACK_SURVEY_URL", "") or here).rstrip("/"),
+                log=log,  # type: ignore[arg-type] # OneOf has checked it
+                kafka=kafka,
                 mailbox_url=(env.str("HEARBACK_MAILBOX_URL", "") or here).rstrip("/"),
                 trusted_proxies=env.int("HEARBACK_TRUSTED_PROXIES", 0, validate=Range(0, 5)),
                 database_urls=urls,
             )
     except EnvError as error:
         raise BadSettings(f"A setting is wrong. {error}") from error
+
+
+def _kafka(env: Env) -> KafkaSettings | None:
+    """The brokers' settings; None when no broker is named."""
+    bootstrap = env.str("HEARBACK_KAFKA_BOOTSTRAP", "").replace(" ", "")
+    if not bootstrap:
+        return None
+    for address in bootstrap.split(","):
+        if not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^:/\s]+):\d{1,5}", address):
+            raise BadSettings(
+                f"HEARBACK_KAFKA_BOOTSTRAP names {address!r}, which is no HOST:PORT such as kafka-1:9092."
+            )
+    found = KafkaSettings(
+        bootstrap=bootstrap,
+        security=env.str("HEARBACK_KAFKA_SECURITY", "plaintext", validate=OneOf(_SECURITY)),
+        ca=env.str("HEARBACK_KAFKA_CA", ""),
+        certificate=env.str("HEARBACK_KAFKA_CERTIFICATE", ""),
+        key=env.str("HEARBACK_KAFKA_KEY", ""),
+        mechanism=env.str("HEARBACK_KAFKA_SASL_MECHANISM", "SCRAM-SHA-512", validate=OneOf(_MECHANISMS)),
+        user=env.str("HEARBACK_KAFKA_USER", ""),
+        password=env.str("HEARBACK_KAFKA_PASSWORD", ""),
+        prefix=env.str("HEARBACK_KAFKA_PREFIX", "", validate=Regexp(r"[A-Za-z0-9._-]{0,100}\Z")),
+        poll_seconds=env.int("HEARBACK_KAFKA_POLL_SECONDS", 60, validate=Range(5, 3600)),
+    )
+    if found.security.startswith("sasl") and not (found.user and found.password):
+        raise BadSettings(
+            f"HEARBACK_KAFKA_SECURITY is {found.security}, which needs HEARBACK_KAFKA_USER and "
+            "HEARBACK_KAFKA_PASSWORD."
+        )
+    if bool(found.certificate) != bool(found.key):
+        raise BadSettings(
+            "HEARBACK_KAFKA_CERTIFICATE and HEARBACK_KAFKA_KEY belong together, and only one of them is set."
+        )
+    return found
 
 
 def reachable(host: str) -> str:

@@ -105,6 +105,8 @@ def set_up(part: str, *, pretty: bool | None = None, level: int = logging.INFO) 
     # Libraries that tell of each step they take.
     for name in ("alembic", "urllib3", "sqlalchemy"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It tells of every refused connection, many times a second; what follows from it is told by us.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def _naming(part: str) -> Any:

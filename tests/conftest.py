@@ -13,6 +13,7 @@ from shared.clock import ManualClock
 from shared.db import Database
 from shared.ids import SystemIds
 from shared.settings import Settings
+from tests.support.kafka import Broker
 from tests.support.postgres import FreshDatabases, TestPostgres
 
 # No setting of the person who runs the tests may change what they say.
@@ -57,6 +58,14 @@ def postgres() -> Iterator[TestPostgres]:
     server = TestPostgres()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """The session's Kafka broker; whoever stops one makes their own."""
+    started = Broker().start()
+    yield started
+    started.close()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, jsonify, request
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
 from services.survey.commands import inbound, preferences, settle
@@ -48,7 +48,8 @@ REPORTS = ("delivered", "bounced", "failed", "complained")
 def mailbox_event() -> Response:
     """Takes in one event; a repetition is answered like the first and does nothing.
 
-    A forged, stale or truncated one is refused and changes nothing.
+    A forged, stale or truncated one is refused and changes nothing. The reply is empty (204), or says of a
+    STOP that one message was already on its way: `{"on_its_way": true}`.
     """
     here = service()
     body = request.get_data(cache=False)
@@ -78,9 +79,12 @@ def mailbox_event() -> Response:
                 tx, event["id"], event["sender"], event["text"] or "", at, opt_out_fingerprints()
             )
             stopped = received.stopped
+        elif event["type"] == "inbound":
+            # Whoever repeats a STOP has had no answer yet, perhaps because the first one still waits for it.
+            stopped = inbound.stopped_by(tx, event["id"])
         elif fresh and event["type"] in REPORTS:
             report = (event["delivery_id"] or "", event["type"], event["reason"], at)
             settle.report(tx, *report, opt_out_fingerprints())
-    if stopped:
-        preferences.wait(here.db, stopped, ("sms",))
+    if stopped and preferences.wait(here.db, stopped, ("sms",)):
+        return jsonify(on_its_way=True)
     return Response(status=204)

@@ -33,6 +33,7 @@ class Delivery:
     data: Mapping[str, Any]
     attempts: int
     provider_id: str | None
+    claimed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +99,17 @@ def claim(tx: Tx, limit: int, kinds: Sequence[str]) -> list[Delivery]:
     return sorted(map(_delivery, rows), key=lambda one: (one.created_at, one.id))
 
 
-def begin_hand_over(tx: Tx, id: str) -> bool:
+def begin_hand_over(tx: Tx, id: str, claimed_at: datetime | None = None) -> bool:
     """Notes that the message is about to leave; from here on a crash makes it uncertain.
 
-    False when the claim is not ours any more: then it must not be sent.
+    False when the claim is not ours any more: then it must not be sent. Here and below `claimed_at` is by
+    which claim the caller has the message: a sender that stood still for a minute has lost it to another.
     """
     return (
         tx.execute(
-            "UPDATE delivery SET handed_at = %s WHERE id = %s AND state = 'claimed' AND handed_at IS NULL",
-            (tx.now, id),
+            "UPDATE delivery SET handed_at = %s WHERE id = %s AND state = 'claimed' AND handed_at IS NULL"
+            " AND (%s::timestamptz IS NULL OR claimed_at = %s)",
+            (tx.now, id, claimed_at, claimed_at),
         )
         == 1
     )
@@ -130,14 +133,14 @@ def handed(tx: Tx, id: str, provider_id: str | None) -> bool:
     )
 
 
-def failed(tx: Tx, id: str, reason: str) -> bool:
+def failed(tx: Tx, id: str, reason: str, claimed_at: datetime | None = None) -> bool:
     """The provider certainly did not take it and never will."""
-    return _settle(tx, id, "failed", reason)
+    return _settle(tx, id, "failed", reason, claimed_at)
 
 
-def refused(tx: Tx, id: str, reason: str) -> bool:
+def refused(tx: Tx, id: str, reason: str, claimed_at: datetime | None = None) -> bool:
     """No permit was given: the customer may not be contacted."""
-    return _settle(tx, id, "refused", reason)
+    return _settle(tx, id, "refused", reason, claimed_at)
 
 
 def uncertain(tx: Tx, id: str, reason: str) -> bool:
@@ -153,14 +156,24 @@ def uncertain(tx: Tx, id: str, reason: str) -> bool:
 
 
 def give_back(
-    tx: Tx, ids: Sequence[str], not_before: datetime, reason: str | None, *, counted: bool
+    tx: Tx,
+    ids: Sequence[str],
+    not_before: datetime,
+    reason: str | None,
+    *,
+    counted: bool,
+    claimed_at: datetime | None = None,
 ) -> list[str]:
-    """Returns claimed messages that certainly did not leave to the queue; `counted`: that was an attempt."""
+    """Returns claimed messages that certainly did not leave to the queue; `counted`: that was an attempt.
+
+    Gives the ids of those that were still the caller's to give back.
+    """
     rows = tx.all(
         "UPDATE delivery SET state = 'queued', not_before = %s, reason = %s, claimed_at = NULL,"
         " handed_at = NULL, permit_expires_at = NULL, attempts = attempts - %s"
-        " WHERE id = ANY(%s::uuid[]) AND state = 'claimed' RETURNING id",
-        (not_before, reason, 0 if counted else 1, list(ids)),
+        " WHERE id = ANY(%s::uuid[]) AND state = 'claimed' AND (%s::timestamptz IS NULL OR claimed_at = %s)"
+        " RETURNING id",
+        (not_before, reason, 0 if counted else 1, list(ids), claimed_at, claimed_at),
     )
     return [str(row["id"]) for row in rows]
 
@@ -272,12 +285,13 @@ def permitted(tx: Tx, ids: Sequence[str], expires_at: datetime) -> None:
     )
 
 
-def _settle(tx: Tx, id: str, state: str, reason: str) -> bool:
+def _settle(tx: Tx, id: str, state: str, reason: str, claimed_at: datetime | None) -> bool:
     return (
         tx.execute(
             "UPDATE delivery SET state = %s, reason = %s, settled_at = %s, permit_expires_at = NULL"
-            " WHERE id = %s AND state IN ('claimed', 'uncertain')",
-            (state, reason, tx.now, id),
+            " WHERE id = %s AND state IN ('claimed', 'uncertain')"
+            " AND (%s::timestamptz IS NULL OR claimed_at = %s)",
+            (state, reason, tx.now, id, claimed_at, claimed_at),
         )
         == 1
     )

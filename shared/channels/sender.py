@@ -149,7 +149,7 @@ class Sender:
             self._settle([Outcome(one, "failed", reason="The message could not be written.")])
             return
         with self.db.transaction() as tx:
-            ours = ledger.begin_hand_over(tx, one.id)
+            ours = ledger.begin_hand_over(tx, one.id, one.claimed_at)
         if not ours:
             return
         if deadline - self.clock.monotonic() < LEFT_SECONDS:
@@ -177,46 +177,55 @@ class Sender:
             self._settle([outcome])
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
-        def write(tx: Tx) -> None:
-            for outcome in outcomes:
-                one = outcome.delivery.id
-                if outcome.result == "handed":
-                    ledger.handed(tx, one, outcome.provider_id)
-                elif outcome.result == "uncertain":
-                    ledger.uncertain(tx, one, outcome.reason or "")
-                elif outcome.result == "failed":
-                    ledger.failed(tx, one, outcome.reason or "")
-                else:
-                    ledger.refused(tx, one, outcome.reason or "")
-            self.settled(tx, outcomes)
+        def write(tx: Tx) -> Sequence[Outcome]:
+            return [outcome for outcome in outcomes if self._note(tx, outcome)]
 
         self._persist(write)
-        self.afterwards(outcomes)
+
+    def _note(self, tx: Tx, outcome: Outcome) -> bool:
+        """Whether it was ours to say, in the ledger; what was handed over is told in any case."""
+        one = outcome.delivery
+        if outcome.result == "handed":
+            ledger.handed(tx, one.id, outcome.provider_id)
+        elif outcome.result == "uncertain":
+            ledger.uncertain(tx, one.id, outcome.reason or "")
+        elif outcome.result == "failed":
+            return ledger.failed(tx, one.id, outcome.reason or "", one.claimed_at)
+        else:
+            return ledger.refused(tx, one.id, outcome.reason or "", one.claimed_at)
+        return True
 
     def _return(
         self, deliveries: Sequence[Delivery], seconds: int, reason: str | None, *, counted: bool = False
     ) -> None:
-        outcomes = [Outcome(one, "returned", reason=reason) for one in deliveries]
-
-        def write(tx: Tx) -> None:
-            ids = [one.id for one in deliveries]
-            ledger.give_back(tx, ids, tx.now + timedelta(seconds=seconds), reason, counted=counted)
-            self.settled(tx, outcomes)
+        def write(tx: Tx) -> Sequence[Outcome]:
+            back = ledger.give_back(
+                tx,
+                [one.id for one in deliveries],
+                tx.now + timedelta(seconds=seconds),
+                reason,
+                counted=counted,
+                claimed_at=deliveries[0].claimed_at,  # a batch is one claim
+            )
+            return [Outcome(one, "returned", reason=reason) for one in deliveries if one.id in back]
 
         self._persist(write)
-        self.afterwards(outcomes)
 
-    def _persist(self, write: Callable[[Tx], None]) -> None:
+    def _persist(self, write: Callable[[Tx], Sequence[Outcome]]) -> None:
         # What happened outside is known only here: a database that blinks must not make it uncertain.
         for wait in (0.1, 0.3, 1.0, None):
             try:
                 with self.db.transaction() as tx:
-                    write(tx)
-                return
+                    outcomes = write(tx)
+                    if outcomes:
+                        self.settled(tx, outcomes)
+                break
             except Exception as error:
                 if wait is None or not is_transient(error):
                     raise
                 self.pause(wait)
+        if outcomes:
+            self.afterwards(outcomes)
 
     def _sweep(self) -> None:
         now = self.clock.monotonic()

@@ -267,3 +267,30 @@ def test_a_database_that_blinks_while_settling_makes_nothing_uncertain(house: Ho
     house.sender.settled = blinking
     house.sender.step()
     assert house.states() == {"ann": "handed"} and house.provider.taken == ["ann"]
+
+
+@pytest.mark.parametrize("then", ["granted", "refused", "unanswered"])
+def test_a_sender_that_stood_still_leaves_alone_what_another_has_claimed_since(
+    house: House, then: str
+) -> None:
+    (id,) = house.queue("ann@example.com")
+
+    def frozen(batch: Sequence[Delivery]) -> Permits:
+        house.clock.advance(timedelta(seconds=61))
+        with house.db.transaction() as tx:
+            ledger.after_crash(tx, ["invitation"])
+            (theirs,) = ledger.claim(tx, 10, ["invitation"])
+        with house.db.transaction() as tx:
+            ledger.permitted(tx, [id], tx.now + timedelta(seconds=15))
+            assert ledger.begin_hand_over(tx, id, theirs.claimed_at)
+        return house.permits(batch)
+
+    house.sender.permits = frozen
+    house.silent = then == "unanswered"
+    if then == "refused":
+        house.refused["ann@example.com"] = "opted_out"
+    house.sender.step()
+    assert (house.provider.taken, house.settled, house.told) == ([], [], [])
+    with house.db.transaction() as tx:
+        row = tx.one("SELECT state, handed_at, permit_expires_at FROM delivery")
+    assert row and row["state"] == "claimed" and row["handed_at"] and row["permit_expires_at"]

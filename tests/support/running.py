@@ -24,7 +24,8 @@ from shared.clock import SystemClock
 from shared.db import Database
 from shared.embedded.owner import find_owner
 from shared.ids import SystemIds
-from shared.log import Log, open_log
+from shared.log import Log
+from shared.log.in_use import open_in_use
 from shared.settings import SERVICES, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +103,7 @@ class Running:
         return self.databases[service]
 
     def log(self) -> Log:
-        return open_log(self.settings)
+        return open_in_use(self.settings)
 
     def role(self, service: str, *roles: str, crash_at: str = "") -> Process:
         """Starts roles of a service in one process."""
@@ -225,6 +226,7 @@ class Running:
             "HEARBACK_HOME": str(settings.home),
             "HEARBACK_SECRET": settings.secret,
             "HEARBACK_PORT": str(settings.port),
+            "HEARBACK_MAILBOX_URL": settings.mailbox_url,
             "HOME": str(settings.home),
             "PYTHONPATH": str(ROOT),
         }
@@ -253,15 +255,18 @@ class Cast:
 
 
 @contextlib.contextmanager
-def running(urls: Mapping[str, str]) -> Iterator[Running]:
-    """An installation on the databases of `urls`, with a free port and a folder; ended at the end."""
+def running(urls: Mapping[str, str], *, mailbox_url: str = "") -> Iterator[Running]:
+    """An installation on the databases of `urls`, with a free port and a folder; ended at the end.
+
+    Its senders hand messages over to the provider at `mailbox_url`, else to its own mailbox.
+    """
     home = Path(tempfile.mkdtemp(prefix="hearback-run-"))
     (home / "run").mkdir()
     find_owner().own(home, deep=True)
     port = free_port()
     here = f"http://127.0.0.1:{port}"
     settings = Settings(home=home, secret=secrets.token_urlsafe(32), database_urls=dict(urls))
-    settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=here)
+    settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=mailbox_url or here)
     found = Running(settings)
     log = found.log()
     log.ensure_topics()

@@ -81,6 +81,14 @@ def receive(
     return Received(effect, customer_id if reading.keyword == "stop" else None)
 
 
+def stopped_by(tx: Tx, provider_id: str) -> str | None:
+    """The customer whom a text that was taken in before has opted out; None when it has not."""
+    row = tx.one("SELECT customer_id, text FROM inbound WHERE provider_id = %s", (provider_id,))
+    if row is None or row["customer_id"] is None or sms.read(row["text"]).keyword != "stop":
+        return None
+    return str(row["customer_id"])
+
+
 def _invitation(tx: Tx, customer_id: str) -> Row | None:
     """The question a text answers: the last one asked by SMS that is still open, with what was answered."""
     return tx.one(
