@@ -40,6 +40,7 @@ faults: test-environment ## Kill processes at the worst moments and check that n
 
 .PHONY: bench
 bench: test-environment ## Measure, and show a table of ratios (ARGS="answers page" for some, REPEATS=5)
+	@.ci/kafka
 	@$(bin)/python -m tests.bench $(if $(REPEATS),--repeats $(REPEATS)) $(ARGS)
 
 .PHONY: lint

@@ -22,7 +22,7 @@ PER_ACCOUNT = 4
 _COMMENTS = (None, "Nobody called back when they had promised to.", None, "Lovely people.", None)
 
 
-def campaign(customers: int) -> list[Event]:
+def campaign(customers: int, scores: Sequence[int] = SCORES) -> list[Event]:
     """Each customer is known, asked, delivered to and answers; a detractor's task is opened."""
     ids = SystemIds()
     now = datetime.now(UTC)
@@ -31,7 +31,7 @@ def campaign(customers: int) -> list[Event]:
     opened: set[str] = set()
     for n in range(customers):
         account = _account(accounts[n // 2 % len(accounts)]) if n % 2 else None
-        found += _one(ids, n, account, now + timedelta(milliseconds=n), opened)
+        found += _one(ids, n, scores[n % len(scores)], account, now + timedelta(milliseconds=n), opened)
     return found
 
 
@@ -47,10 +47,9 @@ def _account(id_: str) -> dict[str, Any]:
 
 
 def _one(
-    ids: SystemIds, n: int, account: dict[str, Any] | None, now: datetime, opened: set[str]
+    ids: SystemIds, n: int, score: int, account: dict[str, Any] | None, now: datetime, opened: set[str]
 ) -> Iterator[Event]:
     customer, invitation, delivery, response = ids.new(), ids.new(), ids.new(), ids.new()
-    score = SCORES[n % len(SCORES)]
     about = {
         "invitation_id": invitation,
         "customer_id": customer,

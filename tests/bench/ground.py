@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+from shared.log import open_log
+from tests.support.kafka import JARS, Broker
 from tests.support.postgres import FreshDatabases, TestPostgres
 from tests.support.running import Running, running
 
@@ -48,15 +52,36 @@ class Ground:
 
     def __init__(self) -> None:
         self.postgres = TestPostgres(fsync=True)
+        self._broker: Broker | None = None
+        self._numbers = itertools.count(1)
 
     def close(self) -> None:
+        if self._broker is not None:
+            self._broker.close()
         self.postgres.close()
 
+    def logs(self) -> list[str]:
+        """The logs that can be measured here."""
+        there = shutil.which("java") and (JARS / ".installed").exists()
+        return ["embedded", "kafka"] if there else ["embedded"]
+
     @contextlib.contextmanager
-    def installation(self) -> Iterator[Running]:
+    def installation(self, log: str = "embedded") -> Iterator[Running]:
         """Migrated, empty databases and a data folder; processes are started by whoever measures."""
         with _installation(self.postgres) as found:
+            if log == "kafka":
+                kafka = self._kafka().settings(f"bench{next(self._numbers)}.")
+                found.settings = replace(found.settings, log="kafka", kafka=kafka)
+                topics = open_log(found.settings)
+                topics.ensure_topics()
+                topics.close()
             yield found
+
+    def _kafka(self) -> Broker:
+        """One broker, started when it is first asked for."""
+        if self._broker is None:
+            self._broker = Broker().start()
+        return self._broker
 
 
 @contextlib.contextmanager

@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import psycopg2
 import psycopg2.extras
+from kafka import KafkaProducer
 
+from shared.events.catalog import TOPICS
 from shared.events.relay import BATCH, Relay
-from shared.log import Record
+from shared.log import Record, partition_of
+from shared.log.kafka import KafkaLog
+from shared.settings import KafkaSettings
 from tests.bench.events import campaign, outbox_rows, records
 from tests.bench.ground import Ground
 from tests.bench.table import Row
@@ -22,22 +28,35 @@ _BARE = """CREATE TABLE record (topic text NOT NULL, key text NOT NULL, "offset"
     headers json NOT NULL, appended_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (topic, "offset"))"""
 
 
-def embedded(ground: Ground, repeats: int) -> list[Row]:
-    """Events/s from outbox to log ÷ rows/s of the same records inserted in batches, one transaction each."""
+def to_each_log(ground: Ground, repeats: int) -> list[Row]:
+    """Events/s from outbox to log ÷ records/s of the bare writer."""
+    return [_to(ground, name, repeats) for name in ground.logs()]
+
+
+def _to(ground: Ground, name: str, repeats: int) -> Row:
     events = campaign(_CUSTOMERS)
     rows, made = outbox_rows(events), records(events)
     ours, base = [], []
-    missing = doubled = 0
-    with ground.installation() as running:
-        bare = ground.postgres.empty("log")
-        for repeat in range(repeats + 1):
+    with ground.installation(name) as running:
+        write = _bare(ground, running, made)
+        for _ in range(repeats + 1):
             ours.append(through_outbox(running, rows))
-            base.append(_insert(bare, made))
-            if repeat == 0:  # warm
-                ours.clear()
-                base.clear()
-            missing, doubled = _counted(running, repeat + 1, len(events))
-    return [Row("relay to the embedded log", "events/s", ours, base, 0.5, missing=missing, doubled=doubled)]
+            base.append(write())
+        missing, doubled = _counted(running, [event.id for event in events], repeats + 1)
+    # The first pair only warms up.
+    return Row(f"relay, {name} log", "events/s", ours[1:], base[1:], 0.5, missing=missing, doubled=doubled)
+
+
+def _bare(ground: Ground, running: Running, made: Sequence[Record]) -> Callable[[], float]:
+    """The bare writer for the log in use: into a database, or into topics, of its own."""
+    if running.settings.kafka is None:
+        url = ground.postgres.empty("log")
+        return lambda: _insert(url, made)
+    kafka = replace(running.settings.kafka, prefix=f"{running.settings.kafka.prefix}bare.")
+    topics = KafkaLog(kafka)
+    topics.ensure_topics()
+    topics.close()
+    return lambda: _produce(kafka, made)
 
 
 def through_outbox(running: Running, rows: Sequence[tuple[object, ...]]) -> float:
@@ -52,7 +71,7 @@ def through_outbox(running: Running, rows: Sequence[tuple[object, ...]]) -> floa
         )
     log = running.log()
     sink = log.sink()
-    relay = Relay("survey", db, sink)
+    relay = Relay("survey", db, sink, log=running.settings.log or "embedded")
     try:
         began = time.perf_counter()
         while relay.run_once():
@@ -86,14 +105,52 @@ def _insert(url: str, made: Sequence[Record]) -> float:
         return len(made) / (time.perf_counter() - began)
 
 
-def _counted(running: Running, passes: int, events: int) -> tuple[int, int]:
+def _produce(settings: KafkaSettings, made: Sequence[Record]) -> float:
+    """An idempotent producer that waits for all replicas, as its documentation shows it."""
+    producer = KafkaProducer(
+        bootstrap_servers=settings.bootstrap,
+        acks="all",
+        enable_idempotence=True,
+        compression_type="lz4",
+        batch_size=256 * 1024,
+        linger_ms=5,
+        allow_auto_create_topics=False,
+    )
+    try:
+        places = {one.topic: f"{settings.prefix}{one.topic}" for one in made}
+        began = time.perf_counter()
+        sent = [
+            producer.send(
+                places[one.topic],
+                value=one.value,
+                key=one.key.encode(),
+                headers=[(name, value.encode()) for name, value in one.headers.items()],
+                partition=partition_of(one.key, TOPICS[one.topic].partitions),
+            )
+            for one in made
+        ]
+        producer.flush()
+        took = time.perf_counter() - began
+        assert all(future.succeeded() for future in sent)
+    finally:
+        producer.close()
+    return len(made) / took
+
+
+def _counted(running: Running, ids: Sequence[str], passes: int) -> tuple[int, int]:
     """How many events of all passes are missing on the log, and how many are there too often."""
-    with running.db("log").transaction() as tx:
-        row = tx.one(
-            """SELECT count(*) AS ids, coalesce(sum(greatest(times - %(passes)s, 0)), 0)::int AS doubled,
-                coalesce(sum(greatest(%(passes)s - times, 0)), 0)::int AS missing
-            FROM (SELECT headers->>'id' AS id, count(*) AS times FROM log_record GROUP BY 1) found""",
-            {"passes": passes},
-        )
-    assert row is not None
-    return row["missing"] + (events - row["ids"]) * passes, row["doubled"]
+    log = running.log()
+    source = log.source("count", list(TOPICS))
+    found: Counter[str] = Counter()
+    try:
+        empty = 0
+        while empty < 5:
+            entries = source.poll(2_000)
+            found.update(entry.headers["id"] for entry in entries)
+            source.commit()
+            empty = 0 if entries else empty + 1
+    finally:
+        source.close()
+        log.close()
+    missing = sum(max(0, passes - found[id_]) for id_ in ids)
+    return missing, sum(max(0, count - passes) for count in found.values())
