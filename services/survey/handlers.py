@@ -17,24 +17,36 @@ TOPICS = ("tasks", "changes", "notices", "staff")
 
 def apply(tx: Tx, events: Sequence[Event]) -> None:
     """Applies a batch in one transaction; a lower or equal version is ignored, topics come in any order."""
+    tasks(tx, [event for event in events if event.topic == "tasks"])
     _BY_TYPE(tx, events)
 
 
-def task(tx: Tx, event: Event) -> None:
-    """A task's full state; the trail and the customer's page show it."""
-    data = _data(event)
-    stored = tx.execute(
-        "INSERT INTO task_replica (id, version, account_id, owner_email, data) VALUES (%s, %s, %s, %s, %s)"
+def tasks(tx: Tx, events: Sequence[Event]) -> None:
+    """Each task's newest full state, all with one statement; the trail and the customer's page show it."""
+    newest: dict[str, Event] = {}
+    for event in events:
+        if event.key not in newest or newest[event.key].version < event.version:
+            newest[event.key] = event
+    states = {key: _data(newest[key]) for key in sorted(newest)}
+    stored = tx.values(
+        "INSERT INTO task_replica (id, version, account_id, owner_email, data) VALUES %s"
         " ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, account_id = EXCLUDED.account_id,"
         " owner_email = EXCLUDED.owner_email, data = EXCLUDED.data"
-        " WHERE task_replica.version < EXCLUDED.version",
-        (event.key, event.version, data["account_id"], data["owner_email"], Json(data)),
+        " WHERE task_replica.version < EXCLUDED.version RETURNING id",
+        [
+            (key, newest[key].version, data["account_id"], data["owner_email"], Json(data))
+            for key, data in states.items()
+        ],
+        "(%s::uuid, %s, %s::uuid, %s, %s)",
+        fetch=True,
     )
-    if stored:
-        tx.execute("DELETE FROM task_response WHERE task_id = %s", (event.key,))
+    ids = [row["id"] for row in stored]
+    if ids:
+        tx.execute("DELETE FROM task_response WHERE task_id = ANY(%s::uuid[])", (ids,))
         tx.values(
             "INSERT INTO task_response (response_id, task_id) VALUES %s ON CONFLICT DO NOTHING",
-            [(response_id, event.key) for response_id in sorted(data["response_ids"])],
+            sorted((response_id, id_) for id_ in ids for response_id in states[id_]["response_ids"]),
+            "(%s::uuid, %s::uuid)",
         )
 
 
@@ -124,12 +136,6 @@ def _data(event: Event) -> dict[str, Any]:
 
 _BY_TYPE = by_type(
     {
-        **{
-            f"task.{name}": task
-            for name in (
-                "opened", "joined", "assigned", "attempted", "escalated", "resolved", "reopened", "withdrawn",
-            )
-        },
         "change.published": change,
         "change.withdrawn": change,
         "notice.sent": notice,
@@ -138,4 +144,4 @@ _BY_TYPE = by_type(
         "staff.changed": staff,
         "apikey.changed": apikey,
     }
-)  # fmt: skip
+)

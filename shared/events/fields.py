@@ -13,6 +13,8 @@ from marshmallow import Schema, fields, validate
 
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")
 
+_PLAIN = frozenset({str, int, bool, float, type(None)})
+
 CHANNELS = ("email", "sms")
 BANDS = ("detractor", "passive", "promoter")
 ROLES = ("agent", "lead", "admin", "viewer")
@@ -122,6 +124,10 @@ def instant(at: datetime) -> str:
 
 def plain(value: Any) -> Any:
     """`value` as it travels: instants and ids as text, decimals as text, tuples as lists."""
+    if type(value) in _PLAIN:  # most are, and asking for each kind takes its time
+        return value
+    if type(value) is dict:
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, datetime):
         return instant(value)
     if isinstance(value, UUID | Decimal):
