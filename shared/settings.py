@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import json
 import os
-import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +14,20 @@ from typing import Literal
 from urllib.parse import quote
 
 from environs import Env, EnvError
-from marshmallow.validate import OneOf, Range, Regexp
+from marshmallow.validate import OneOf, Range
 
+from shared import provider_settings
 from shared.errors import HearbackError
+from shared.kafka_settings import KafkaSettings as KafkaSettings
+from shared.kafka_settings import kafka_settings
+from shared.provider_settings import PREFIXES
+from shared.provider_settings import SendGrid as SendGrid
+from shared.provider_settings import Smtp as Smtp
+from shared.provider_settings import Twilio as Twilio
 
 SERVICES = ("survey", "followup", "reporting")
 DATABASES = (*SERVICES, "log")
 LOGS = ("embedded", "kafka")
-_SECURITY = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
-_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 # What the launcher notes in the data folder for the processes it starts.
 SECRET_FILE = "secret"
@@ -36,27 +41,6 @@ class BadSettings(HearbackError):
 
 
 @dataclass(frozen=True, slots=True)
-class KafkaSettings:
-    """How the brokers are reached, and what our part of the cluster is called.
-
-    `bootstrap` is `HOST:PORT`, several separated by commas. `ca`, `certificate` and `key` are PEM texts.
-    `prefix` stands in front of the names of topics and groups. A consumer that takes longer than
-    `poll_seconds` over a batch loses its partitions to the others of its group.
-    """
-
-    bootstrap: str
-    security: str = "plaintext"
-    ca: str = ""
-    certificate: str = ""
-    key: str = field(default="", repr=False)
-    mechanism: str = "SCRAM-SHA-512"
-    user: str = ""
-    password: str = field(default="", repr=False)
-    prefix: str = ""
-    poll_seconds: int = 60
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """What an operator can choose. Made by `load`; tests make their own.
 
@@ -64,6 +48,8 @@ class Settings:
     `reporting`, `log`. `secret` is at least 32 characters. `trusted_proxies` is how many reverse proxies
     stand in front of us and set X-Forwarded-…; with 0 those headers are not believed. `log` is None when
     nobody chose one: then it is the one in use (`shared.log.in_use`), at the beginning the embedded one.
+    What a provider needs is None unless it is chosen. `extra_ca` are certificates (PEM) trusted besides
+    the system's.
     """
 
     home: Path
@@ -75,11 +61,20 @@ class Settings:
     survey_url: str = "http://127.0.0.1:8080"
     log: Literal["embedded", "kafka"] | None = None
     kafka: KafkaSettings | None = None
-    mail: Literal["mailbox"] = "mailbox"
-    sms: Literal["mailbox"] = "mailbox"
+    mail: Literal["mailbox", "sendgrid", "smtp"] = "mailbox"
+    sms: Literal["mailbox", "twilio"] = "mailbox"
+    sendgrid: SendGrid | None = None
+    twilio: Twilio | None = None
+    smtp: Smtp | None = None
+    extra_ca: str = field(default="", repr=False)
     mailbox_url: str = "http://127.0.0.1:8080"
     trusted_proxies: int = 0
     database_urls: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def uses_mailbox(self) -> bool:
+        """Whether the local stand-in is the provider of any channel."""
+        return "mailbox" in (self.mail, self.sms)
 
     @property
     def local_url(self) -> str:
@@ -141,14 +136,14 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                     f"database in {home} yet: run `hearback up` once, or set it."
                 )
             log = env.str("HEARBACK_LOG", "", validate=OneOf(["", *LOGS])) or None
-            kafka = _kafka(env)
+            kafka = kafka_settings(env)
             if log == "kafka" and kafka is None:
                 raise BadSettings(
                     "HEARBACK_LOG is kafka, and HEARBACK_KAFKA_BOOTSTRAP is not set: give it the brokers' "
                     "addresses, such as kafka-1:9092,kafka-2:9092."
                 )
-            env.str("HEARBACK_MAIL", "mailbox", validate=OneOf(["mailbox"]))
-            env.str("HEARBACK_SMS", "mailbox", validate=OneOf(["mailbox"]))
+            mail = env.str("HEARBACK_MAIL", "mailbox", validate=OneOf(["mailbox", "sendgrid", "smtp"]))
+            sms = env.str("HEARBACK_SMS", "mailbox", validate=OneOf(["mailbox", "twilio"]))
             return Settings(
                 home=home,
                 secret=secret,
@@ -160,45 +155,17 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                 log=log,  # type: ignore[arg-type] # OneOf has checked it
                 kafka=kafka,
                 mailbox_url=(env.str("HEARBACK_MAILBOX_URL", "") or here).rstrip("/"),
+                mail=mail,  # type: ignore[arg-type] # as above
+                sms=sms,  # type: ignore[arg-type]
+                sendgrid=provider_settings.sendgrid(env) if mail == "sendgrid" else None,
+                twilio=provider_settings.twilio(env) if sms == "twilio" else None,
+                smtp=provider_settings.smtp(env) if mail == "smtp" else None,
+                extra_ca=_certificates(env.str("HEARBACK_EXTRA_CA", "")),
                 trusted_proxies=env.int("HEARBACK_TRUSTED_PROXIES", 0, validate=Range(0, 5)),
                 database_urls=urls,
             )
     except EnvError as error:
         raise BadSettings(f"A setting is wrong. {error}") from error
-
-
-def _kafka(env: Env) -> KafkaSettings | None:
-    """The brokers' settings; None when no broker is named."""
-    bootstrap = env.str("HEARBACK_KAFKA_BOOTSTRAP", "").replace(" ", "")
-    if not bootstrap:
-        return None
-    for address in bootstrap.split(","):
-        if not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^:/\s]+):\d{1,5}", address):
-            raise BadSettings(
-                f"HEARBACK_KAFKA_BOOTSTRAP names {address!r}, which is no HOST:PORT such as kafka-1:9092."
-            )
-    found = KafkaSettings(
-        bootstrap=bootstrap,
-        security=env.str("HEARBACK_KAFKA_SECURITY", "plaintext", validate=OneOf(_SECURITY)),
-        ca=env.str("HEARBACK_KAFKA_CA", ""),
-        certificate=env.str("HEARBACK_KAFKA_CERTIFICATE", ""),
-        key=env.str("HEARBACK_KAFKA_KEY", ""),
-        mechanism=env.str("HEARBACK_KAFKA_SASL_MECHANISM", "SCRAM-SHA-512", validate=OneOf(_MECHANISMS)),
-        user=env.str("HEARBACK_KAFKA_USER", ""),
-        password=env.str("HEARBACK_KAFKA_PASSWORD", ""),
-        prefix=env.str("HEARBACK_KAFKA_PREFIX", "", validate=Regexp(r"[A-Za-z0-9._-]{0,100}\Z")),
-        poll_seconds=env.int("HEARBACK_KAFKA_POLL_SECONDS", 60, validate=Range(5, 3600)),
-    )
-    if found.security.startswith("sasl") and not (found.user and found.password):
-        raise BadSettings(
-            f"HEARBACK_KAFKA_SECURITY is {found.security}, which needs HEARBACK_KAFKA_USER and "
-            "HEARBACK_KAFKA_PASSWORD."
-        )
-    if bool(found.certificate) != bool(found.key):
-        raise BadSettings(
-            "HEARBACK_KAFKA_CERTIFICATE and HEARBACK_KAFKA_KEY belong together, and only one of them is set."
-        )
-    return found
 
 
 def reachable(host: str) -> str:
@@ -227,12 +194,23 @@ class _only:
 def _with_files(environ: Mapping[str, str]) -> dict[str, str]:
     values = dict(environ)
     for name, path in environ.items():
-        if name.startswith("HEARBACK_") and name.endswith("_FILE") and path:
+        if name.startswith(PREFIXES) and name.endswith("_FILE") and path:
             text = _read(Path(path))
             if not text:
                 raise BadSettings(f"{name} names {path}, which is empty or cannot be read.")
             values.setdefault(name.removesuffix("_FILE"), text)
     return values
+
+
+def _certificates(pem: str) -> str:
+    if pem:
+        try:
+            ssl.create_default_context(cadata=pem)
+        except (ssl.SSLError, ValueError) as error:
+            raise EnvError(
+                "HEARBACK_EXTRA_CA is no certificate in PEM; HEARBACK_EXTRA_CA_FILE names a file."
+            ) from error
+    return pem
 
 
 def _read(path: Path) -> str:

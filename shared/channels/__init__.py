@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import structlog
+
 from shared.errors import HearbackError
+from shared.roles import Loop, health
 from shared.settings import Settings
+
+_log = structlog.get_logger("hearback.sender")
 
 Channel = Literal["email", "sms"]
 
@@ -58,6 +64,15 @@ class UncertainError(TransportError):
         super().__init__(message, permanent=False)
 
 
+class CredentialsError(TransportError):
+    """The provider does not accept us: key, account or sender. It is no message's fault; all of them wait."""
+
+    slug = "provider-credentials"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, permanent=False, retry_after=60)
+
+
 class Transport(Protocol):
     """A way out for one channel."""
 
@@ -65,27 +80,76 @@ class Transport(Protocol):
         """Hands a message over; returns the provider's id for it.
 
         Raises `TransportError` when it was certainly not taken, `UncertainError` when that is unknown.
-        Answers or raises within `TIMEOUT_SECONDS`.
+        Nothing else leaves it. Answers or raises within `TIMEOUT_SECONDS`.
         """
         ...
 
 
-def transport(settings: Settings, channel: str) -> Transport:
-    """The transport that the settings choose for `channel`."""
+class Provider(Transport, Protocol):
+    """A transport that can be asked whether it would work."""
+
+    def check(self) -> str:
+        """Asks the provider, harmlessly, whether it accepts us; returns that in a few words.
+
+        Raises `CredentialsError` when it does not, another `TransportError` when that cannot be told now.
+        """
+        ...
+
+
+def transport(settings: Settings, channel: str) -> Provider:
+    """The transport that the settings choose for `channel`; only the chosen provider's library is loaded."""
+    provider = {"email": settings.mail, "sms": settings.sms}.get(channel)
+    if provider is None:
+        raise TransportError(f"There is no way to send on the channel {channel}.", permanent=True)
+    if provider == "sendgrid":
+        from shared.channels.sendgrid import SendGridTransport
+
+        return SendGridTransport(settings)
+    if provider == "smtp":
+        from shared.channels.smtp import SmtpTransport
+
+        return SmtpTransport(settings)
+    if provider == "twilio":
+        from shared.channels.twilio import TwilioTransport
+
+        return TwilioTransport(settings)
     from shared.channels.mailbox import MailboxTransport
 
-    chosen = {"email": settings.mail, "sms": settings.sms}.get(channel)
-    if chosen != "mailbox":
-        raise TransportError(f"There is no way to send on the channel {channel}.", permanent=True)
     return MailboxTransport(settings)
+
+
+def checked(settings: Settings, loop: Loop) -> Loop:
+    """A sender's loop that first asks the providers whether they accept us, and does not send while not.
+
+    A provider that cannot be reached is no reason to wait: sending finds out by itself.
+    """
+
+    def run(stop: threading.Event) -> None:
+        for channel in ("email", "sms"):
+            try:
+                transport(settings, channel).check()
+            except CredentialsError as error:
+                health().failed(error.message)
+                _log.error("provider does not accept us", channel=channel, error=error.message)
+                stop.wait(error.retry_after)
+                return
+            except TransportError as error:
+                _log.warning("provider not checked", channel=channel, error=error.message)
+        loop(stop)
+
+    run.__name__ = getattr(loop, "__name__", "sender")
+    return run
 
 
 __all__ = [
     "TIMEOUT_SECONDS",
     "Channel",
+    "CredentialsError",
     "Message",
+    "Provider",
     "Transport",
     "TransportError",
     "UncertainError",
+    "checked",
     "transport",
 ]

@@ -37,7 +37,7 @@ def _welcome(console: Console, started: Started) -> None:
     if started.admin:
         login, password = started.admin
         rows += [("Log in as", login), ("one-time password", f"{password}  (shown this once)")]
-    if "mailbox" in (settings.mail, settings.sms):
+    if settings.uses_mailbox:
         rows.append(("Mailbox", f"{settings.mailbox_url}/mailbox/"))
     console.print()
     for name, value in rows:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import psutil
 
+from shared.channels import CredentialsError, TransportError, transport
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.embedded import home as folder
@@ -30,6 +31,7 @@ from shared.errors import HearbackError
 from shared.ids import SystemIds
 from shared.log import move
 from shared.migrate import head, migrate, version
+from shared.provider_settings import PREFIXES
 from shared.settings import DATABASES, SERVICES, Settings, load, reachable
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -77,7 +79,7 @@ class Installation:
 
         Raises a `HearbackError` with a sentence that says what is wrong and what to do.
         """
-        load(first_start=True)
+        check_providers(load(first_start=True))
         folder.prepare(self.home, own_secret=not _setting("SECRET"))
         with folder.locked(
             self.home, lambda: progress.note("Another `hearback up` or `down` is at work; waiting for it.")
@@ -168,7 +170,7 @@ class Installation:
         looks: Sequence[Callable[[], list[Part]]] = (
             lambda: readiness.programs(self.supervisor, self.names()),
             lambda: [*readiness.web(settings), *readiness.workers(settings, self.supervisor)],
-            lambda: [readiness.mailbox(settings)],
+            lambda: [readiness.mailbox(settings)] if settings.uses_mailbox else [],
         )
         for look in looks:
             if wrong := [part for part in look() if not part.ok]:
@@ -240,8 +242,11 @@ class Installation:
         """Changes when the running processes would be others if they were started now."""
         said = hashlib.sha256(manager.configuration(self.home, self._programs()).encode())
         for name in sorted(os.environ):
-            if name.startswith("HEARBACK_") and name != "HEARBACK_HOME":
-                said.update(f"{name}={os.environ[name]}\0".encode())
+            if name.startswith(PREFIXES) and name != "HEARBACK_HOME":
+                value = os.environ[name]
+                # A key that was replaced in its file is another key.
+                kept = _read(Path(value)) if name.endswith("_FILE") else ""
+                said.update(f"{name}={value}\0{kept}\0".encode())
         for package in ("shared", "services"):
             for path, _, files in sorted(os.walk(_ROOT / package)):
                 for name in sorted(files):
@@ -249,6 +254,20 @@ class Installation:
                         found = os.stat(os.path.join(path, name))  # noqa: PTH116 (hundreds of files)
                         said.update(f"{path}/{name} {found.st_mtime_ns} {found.st_size}\0".encode())
         return said.hexdigest()
+
+
+def check_providers(settings: Settings) -> None:
+    """Raises `CredentialsError` when a provider says that it does not accept us.
+
+    One that cannot be asked now is no reason not to start: messages wait for it.
+    """
+    for channel in ("email", "sms"):
+        try:
+            transport(settings, channel).check()
+        except CredentialsError:
+            raise
+        except TransportError:
+            continue
 
 
 def check_port(settings: Settings) -> None:

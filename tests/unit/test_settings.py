@@ -101,3 +101,60 @@ def test_derives_a_key_per_purpose_and_accepts_the_previous_secret(tmp_path: Pat
 def test_shows_no_secret(tmp_path: Path) -> None:
     shown = repr(load(environment(tmp_path)))
     assert SECRET not in shown and "postgresql" not in shown
+
+
+KEY = (
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE83T4O/n84iotIvIW4mdBgQ/7dAfSmpqIM8kF9mN1flpVKS3GRqe62gw+2fNNRaINXvVp"
+    "iglSI8eNEc6wEA3F+g=="
+)
+SENDGRID = {"HEARBACK_MAIL": "sendgrid", "SENDGRID_API_KEY": "SG.x", "SENDGRID_WEBHOOK_PUBLIC_KEY": KEY}
+TWILIO = {
+    "HEARBACK_SMS": "twilio",
+    "TWILIO_ACCOUNT_SID": "AC1",
+    "TWILIO_AUTH_TOKEN": "a-token",
+    "TWILIO_FROM": "+14155550100",
+}
+SMTP = {"HEARBACK_MAIL": "smtp", "SMTP_HOST": "mail.example.org"}
+
+
+def test_providers_are_known_by_their_own_names_and_from_files(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("a-token\n")
+    twilio = {name: value for name, value in TWILIO.items() if name != "TWILIO_AUTH_TOKEN"}
+    settings = load(
+        environment(tmp_path, **SENDGRID, **twilio, TWILIO_AUTH_TOKEN_FILE=str(tmp_path / "token"))
+    )
+    assert (
+        settings.sendgrid and settings.sendgrid.api_key == "SG.x" and len(settings.sendgrid.webhook_key) == 91
+    )
+    assert settings.twilio and settings.twilio.auth_token == "a-token"
+    assert not settings.uses_mailbox
+    assert "SG.x" not in repr(settings) and "a-token" not in repr(settings)
+
+
+def test_a_mail_server_has_the_port_of_its_way_of_encrypting(tmp_path: Path) -> None:
+    for tls, port in (("starttls", 587), ("tls", 465), ("none", 25)):
+        settings = load(environment(tmp_path, **SMTP, SMTP_TLS=tls))
+        assert settings.smtp and settings.smtp.port == port
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({**SENDGRID, "SENDGRID_API_KEY": ""}, "SENDGRID_API_KEY"),
+        ({**SENDGRID, "SENDGRID_WEBHOOK_PUBLIC_KEY": "bm8="}, "SENDGRID_WEBHOOK_PUBLIC_KEY"),
+        ({**SENDGRID, "SENDGRID_API_URL": "nowhere"}, "SENDGRID_API_URL"),
+        ({**TWILIO, "TWILIO_AUTH_TOKEN": ""}, "TWILIO_AUTH_TOKEN"),
+        ({**TWILIO, "TWILIO_AUTH_TOKEN": "two words"}, "TWILIO_AUTH_TOKEN"),
+        ({**TWILIO, "TWILIO_FROM": ""}, "TWILIO_MESSAGING_SERVICE_SID"),
+        ({**TWILIO, "TWILIO_MESSAGING_SERVICE_SID": "MG1"}, "one of them"),
+        ({**TWILIO, "TWILIO_API_KEY": "SK1"}, "TWILIO_API_SECRET"),
+        ({**SMTP, "SMTP_HOST": ""}, "SMTP_HOST"),
+        ({**SMTP, "SMTP_USER": "hearback"}, "SMTP_PASSWORD"),
+        ({**SMTP, "SMTP_USER": "h", "SMTP_PASSWORD": "p", "SMTP_TLS": "none"}, "in the clear"),
+        ({"HEARBACK_MAIL": "pigeon"}, "HEARBACK_MAIL"),
+        ({"HEARBACK_EXTRA_CA": "no certificate"}, "HEARBACK_EXTRA_CA"),
+    ],
+)
+def test_what_a_provider_lacks_is_named(tmp_path: Path, given: dict[str, str], named: str) -> None:
+    with pytest.raises(BadSettings, match=named):
+        load(environment(tmp_path, **given))

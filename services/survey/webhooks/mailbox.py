@@ -1,4 +1,4 @@
-"""What providers post to us: signed, checked over the raw body, each event with one effect."""
+"""The mailbox's webhooks: one event each, signed over timestamp and raw body."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
-from services.survey.commands import inbound, preferences, settle
-from services.survey.edge import opt_out_fingerprints
+from services.survey.webhooks import effects
 from shared.channels import mailbox
 from shared.errors import Invalid
 from shared.web import body_limit, public, service
 
-bp = Blueprint("webhooks", __name__)
+bp = Blueprint("mailbox_webhooks", __name__)
 
 
 class MailboxEvent(Schema):
@@ -66,25 +65,9 @@ def mailbox_event() -> Response:
     except (ValidationError, ValueError) as error:
         raise Invalid("This event cannot be read.", slug="bad-event") from error
     at: datetime = min(event["at"].astimezone(UTC), here.clock.now())
-    stopped = None
-    with here.db.transaction() as tx:
-        # Whoever comes second waits here until the first has committed, then has nothing to do.
-        fresh = tx.execute(
-            "INSERT INTO webhook_event (provider, event_id, at) VALUES ('mailbox', %s, %s)"
-            " ON CONFLICT DO NOTHING",
-            (event["id"], tx.now),
-        )
-        if fresh and event["type"] == "inbound":
-            received = inbound.receive(
-                tx, event["id"], event["sender"], event["text"] or "", at, opt_out_fingerprints()
-            )
-            stopped = received.stopped
-        elif event["type"] == "inbound":
-            # Whoever repeats a STOP has had no answer yet, perhaps because the first one still waits for it.
-            stopped = inbound.stopped_by(tx, event["id"])
-        elif fresh and event["type"] in REPORTS:
-            report = (event["delivery_id"] or "", event["type"], event["reason"], at)
-            settle.report(tx, *report, opt_out_fingerprints())
-    if stopped and preferences.wait(here.db, stopped, ("sms",)):
-        return jsonify(on_its_way=True)
+    if event["type"] == "inbound":
+        if effects.text("mailbox", event["id"], event["sender"], event["text"] or "", at):
+            return jsonify(on_its_way=True)
+    elif event["type"] in REPORTS:
+        effects.fate("mailbox", event["id"], event["delivery_id"] or "", event["type"], event["reason"], at)
     return Response(status=204)
