@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,47 @@ def apply(tx: Tx, events: Sequence[Event]) -> None:
     """
     locks.lock_for(tx, events)
     _replicate(tx, events)
-    _BY_TYPE(tx, events)
+    # What deadlines and owners hang on, then most answers at once, then the rest one by one.
+    settings = [event for event in events if event.topic == "settings"]
+    _BY_TYPE(tx, settings)
+    first = _first_answers(tx, events)
+    seen = {event.id for event in (*settings, *first)}
+    _BY_TYPE(tx, [event for event in events if event.id not in seen])
+
+
+def _first_answers(tx: Tx, events: Sequence[Event]) -> list[Event]:
+    """Stores and triages customers' first answers together; returns the events that this was about.
+
+    Only those with nothing else of their customer in the batch that would have to come before or after.
+    """
+    times = Counter(event.key for event in events if event.topic == "responses")
+    erased = {event.key for event in events if event.topic == "customers" and event.data is None}
+    found = {
+        _data(event)["response_id"]: event
+        for event in events
+        if event.type == "response.recorded"
+        and times[event.key] == 1
+        and event.key not in erased
+        and _data(event)["state"] == "counted"
+    }
+    if not found:
+        return []
+    for response_id in replicas.known_responses(tx, list(found)):
+        del found[response_id]
+    gone = replicas.erased_of(tx, [event.key for event in found.values()])
+    first = [event for event in found.values() if event.key not in gone]
+    if not first:
+        return []
+    answers = replicas.store_first_responses(tx, [(event.version, _data(event)) for event in first])
+    triage.first_answered(
+        tx,
+        [
+            (answer, account["id"] if (account := _data(event)["account"]) else None, event.version)
+            for answer, event in zip(answers, first, strict=True)
+            if not event.replay
+        ],
+    )
+    return first
 
 
 def company_changed(tx: Tx, event: Event) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from services.followup.commands import staff_mail, tasks
@@ -47,6 +47,14 @@ def manager_of(tx: Tx, account_id: str | None) -> str | None:
         return None
     email: str | None = tx.value("SELECT manager_email FROM account WHERE id = %s", (account_id,))
     return email
+
+
+def managers_of(tx: Tx, accounts: Sequence[str]) -> dict[str, str | None]:
+    """The managers' e-mails of many accounts, as far as we know them."""
+    rows = tx.all(
+        "SELECT id, manager_email FROM account WHERE id = ANY(%s::uuid[])", (sorted(set(accounts)),)
+    )
+    return {row["id"]: row["manager_email"] for row in rows}
 
 
 def leave(tx: Tx, staff_id: str, why: str) -> None:

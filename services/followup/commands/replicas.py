@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -118,6 +118,78 @@ def store_customers(tx: Tx, customers: Iterable[tuple[int, Mapping[str, Any]]]) 
         ],
         template="(%s::uuid, %s, %s, %s, %s, %s::uuid, %s, %s, %s)",
     )
+
+
+def known_responses(tx: Tx, ids: Sequence[str]) -> set[str]:
+    """Which of these answers are there, in whatever version."""
+    return {row["id"] for row in tx.all("SELECT id FROM response WHERE id = ANY(%s::uuid[])", (list(ids),))}
+
+
+def erased_of(tx: Tx, customers: Sequence[str]) -> set[str]:
+    """Which of these customers were erased."""
+    return {
+        row["customer_id"]
+        for row in tx.all(
+            "SELECT customer_id FROM erased WHERE customer_id = ANY(%s::uuid[])", (list(customers),)
+        )
+    }
+
+
+def store_first_responses(tx: Tx, responses: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Answer]:
+    """Keeps answers (version and data) that are not there yet, all at once; returns them in their order.
+
+    None of them is `perhaps_unhappy`, and the caller holds the locks of their customers.
+    """
+    names = (
+        "response_id", "customer_id", "invitation_id", "program_name", "touchpoint", "channel", "score",
+        "band", "comment", "callback", "answered_at", "state",
+    )  # fmt: skip
+    tx.values(
+        """INSERT INTO response (id, customer_id, invitation_id, program_name, touchpoint, channel, score,
+                                 band, comment, callback, answered_at, state, version, account_id, data)
+           VALUES %s""",
+        [
+            (
+                *(data[name] for name in names),
+                version,
+                data["account"]["id"] if data["account"] else None,
+                Json({name: data.get(name) for name in _KEPT}),
+            )
+            for version, data in responses
+        ],
+    )
+    tx.values(
+        """INSERT INTO response_version (response_id, version, score, comment, callback, at) VALUES %s
+           ON CONFLICT DO NOTHING""",
+        [
+            (
+                data["response_id"],
+                version,
+                data["score"],
+                data["comment"],
+                data["callback"],
+                data["revised_at"],
+            )
+            for version, data in responses
+        ],
+    )
+    tx.execute(
+        "DELETE FROM unconfirmed WHERE invitation_id = ANY(%s::uuid[])",
+        ([data["invitation_id"] for _, data in responses],),
+    )
+    return [
+        Answer(
+            response_id=data["response_id"],
+            customer_id=data["customer_id"],
+            score=data["score"],
+            comment=data["comment"],
+            callback=Callback(data["callback"]) if data["callback"] else None,
+            state=data["state"],
+            answered_at=datetime.fromisoformat(data["answered_at"]),
+            revised_at=datetime.fromisoformat(data["revised_at"]),
+        )
+        for _, data in responses
+    ]
 
 
 def store_response(tx: Tx, version: int, data: Mapping[str, Any]) -> tuple[Answer | None, Answer] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -42,8 +44,7 @@ def insert(
             tx.now,
             due.due_at,
             due.due_at,
-            # Too late for a reminder: the first mail says all there is to say.
-            due.remind_at if due.remind_at > tx.now else None,
+            _reminder(tx, due),
             flags["dont_call"],
             flags["call_please"],
             lowest_score,
@@ -52,6 +53,86 @@ def insert(
     )
     assert row is not None  # noqa: S101 - for the type checker
     return row
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A task to open: about whom, for which answer, whose it is and what it promises."""
+
+    subject: Subject
+    response_id: str
+    owner_id: str | None
+    lowest_score: int
+    due: Promise
+    dont_call: bool
+    call_please: bool
+
+
+def open_many(tx: Tx, openings: Sequence[Opening]) -> list[Row]:
+    """Opens tasks with their first answers, their histories and their events, a statement for each table.
+
+    The caller holds the subjects' locks and has seen that none of them, each here once, has an open one.
+    """
+    ids = {tx.ids.new(): opening for opening in openings}
+    rows = tx.values(
+        """INSERT INTO task (id, version, account_id, customer_id, state, owner_id, opened_at, due_at,
+                             call_by, remind_at, dont_call, call_please, lowest_score, changed_at)
+           VALUES %s RETURNING *""",
+        [
+            (
+                id_,
+                1,
+                one.subject.account_id,
+                one.subject.customer_id,
+                "open",
+                one.owner_id,
+                tx.now,
+                one.due.due_at,
+                one.due.due_at,
+                _reminder(tx, one.due),
+                one.dont_call,
+                one.call_please,
+                one.lowest_score,
+                tx.now,
+            )
+            for id_, one in ids.items()
+        ],
+        fetch=True,
+    )
+    tx.values(
+        "INSERT INTO task_response (task_id, response_id, customer_id, joined_at) VALUES %s",
+        [(id_, one.response_id, one.subject.customer_id, tx.now) for id_, one in ids.items()],
+    )
+    owners = {
+        row["id"]: row
+        for row in tx.all(
+            "SELECT id, name, email FROM staff WHERE id = ANY(%s::uuid[])",
+            (sorted({one.owner_id for one in openings if one.owner_id}),),
+        )
+    }
+    nobody: Row = {"name": None, "email": None}
+    events = []
+    lines = []
+    for row in sorted(rows, key=lambda row: str(row["id"])):
+        response_id = ids[row["id"]].response_id
+        who = owners.get(row["owner_id"], nobody)
+        more = {
+            "owner_name": who["name"], "owner_email": who["email"], "theme": None,
+            "responses": [response_id], "customers": [row["customer_id"]],
+        }  # fmt: skip
+        events.append(
+            outbox.New("task.opened", row["id"], 1, _state(row, more), occurred_at=row["changed_at"])
+        )
+        data = Json({"response_id": response_id, "to": who["name"]})
+        lines.append((tx.ids.new(), row["id"], "opened", tx.now, HEARBACK.name, data))
+    outbox.append_many(tx, events)
+    tx.values("INSERT INTO task_entry (id, task_id, kind, at, by_name, data) VALUES %s", lines)
+    return rows
+
+
+def _reminder(tx: Tx, due: Promise) -> datetime | None:
+    # Too late for a reminder: the first mail says all there is to say.
+    return due.remind_at if due.remind_at > tx.now else None
 
 
 def link(tx: Tx, task_id: str, response_id: str, customer_id: str) -> None:
@@ -195,6 +276,10 @@ def event_of(tx: Tx, row: Row) -> dict[str, Any]:
         (row["id"],),
     )
     assert more is not None  # noqa: S101 - its row is locked
+    return _state(row, more)
+
+
+def _state(row: Row, more: Row) -> dict[str, Any]:
     return {
         "task_id": row["id"],
         "state": row["state"],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from services.followup.commands import owners, replicas, staff_mail, tasks
 from services.followup.commands.locks import Subject, lock_subject
+from services.followup.domain.deadline import promise
 from services.followup.domain.triage import (
     Answer,
     Callback,
@@ -15,6 +17,7 @@ from services.followup.domain.triage import (
     turned_worse,
     wishes,
 )
+from services.followup.queries import company
 from shared.db import Row, Tx
 
 
@@ -41,6 +44,71 @@ def answered(tx: Tx, before: Answer | None, now: Answer, account_id: str | None,
         _reopen(tx, behind, now)
     else:
         _open(tx, subject, before, now)
+
+
+def first_answered(tx: Tx, answers: Sequence[tuple[Answer, str | None, int]]) -> None:
+    """As `answered` for many customers' first answers (with account and version), with few statements.
+
+    The caller holds the locks of all their subjects.
+    """
+    behind = {
+        row["response_id"]
+        for row in tx.all(
+            "SELECT response_id FROM task_response WHERE response_id = ANY(%s::uuid[])",
+            ([now.response_id for now, _, _ in answers],),
+        )
+    }
+    calls = [one for one in answers if one[0].needs_call and one[0].response_id not in behind]
+    taken = _with_open_task(tx, [Subject(account, now.customer_id) for now, account, _ in calls])
+    alone, others = [], [one for one in answers if one[0].response_id in behind]
+    for now, account, version in calls:
+        subject = account or now.customer_id
+        if subject in taken:
+            others.append((now, account, version))
+        else:
+            taken.add(subject)
+            alone.append((now, account))
+    if alone:
+        _open_many(tx, alone)
+    for now, account, version in others:
+        answered(tx, None, now, account, version)
+
+
+def _with_open_task(tx: Tx, subjects: Sequence[Subject]) -> set[str]:
+    """The accounts, and the customers without one, that have an open task."""
+    rows = tx.all(
+        """SELECT coalesce(account_id, customer_id) AS id FROM task WHERE state = 'open' AND (
+               account_id = ANY(%s::uuid[]) OR account_id IS NULL AND customer_id = ANY(%s::uuid[]))""",
+        (
+            [one.account_id for one in subjects if one.account_id],
+            [one.customer_id for one in subjects if not one.account_id],
+        ),
+    )
+    return {row["id"] for row in rows}
+
+
+def _open_many(tx: Tx, answers: Sequence[tuple[Answer, str | None]]) -> None:
+    known = company.settings(tx)
+    hours = tasks.hours(known)
+    contact_hours = known.get("first_contact_hours", tasks.DEFAULT_CONTACT_HOURS)
+    found = owners.Owners(tx)
+    managers = owners.managers_of(tx, [account for _, account in answers if account])
+    openings = []
+    for now, account in answers:
+        person = found.of(managers.get(account or ""))
+        openings.append(
+            tasks.Opening(
+                Subject(account, now.customer_id),
+                now.response_id,
+                person.id if person else None,
+                now.score,
+                promise(hours, _since(tx, None, now), contact_hours),
+                dont_call=now.callback is Callback.DONT,
+                call_please=now.callback is Callback.PLEASE,
+            )
+        )
+    for task in tasks.open_many(tx, openings):
+        staff_mail.about(tx, "opened", task)
 
 
 def customer_erased(tx: Tx, customer_id: str) -> None:
