@@ -45,7 +45,7 @@ def _value(field: fields.Field[Any]) -> Any:
             return next(iter(validator.choices))
         if isinstance(validator, validate.Regexp):
             known = ("2026-03-03T10:00:00Z", "12.50", "09:00", "a" * 64)
-            return next(text for text in known if re.match(validator.regex.pattern, text))
+            return next(text for text in known if re.match(str(validator.regex.pattern), text))
     if isinstance(field, fields.UUID):
         return str(uuid.uuid4())
     if isinstance(field, fields.String):

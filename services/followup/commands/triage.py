@@ -58,20 +58,28 @@ def first_answered(tx: Tx, answers: Sequence[tuple[Answer, str | None, int]]) ->
             ([now.response_id for now, _, _ in answers],),
         )
     }
-    calls = [one for one in answers if one[0].needs_call and one[0].response_id not in behind]
-    taken = _with_open_task(tx, [Subject(account, now.customer_id) for now, account, _ in calls])
-    alone, others = [], [one for one in answers if one[0].response_id in behind]
-    for now, account, version in calls:
-        subject = account or now.customer_id
-        if subject in taken:
-            others.append((now, account, version))
-        else:
-            taken.add(subject)
-            alone.append((now, account))
+    calls = [
+        (Subject(account, now.customer_id), now)
+        for now, account, _ in answers
+        if now.needs_call and now.response_id not in behind
+    ]
+    taken = _with_open_task(tx, [subject for subject, _ in calls])
+    alone, together = [], []
+    for subject, now in calls:
+        who = subject.account_id or subject.customer_id
+        (together if who in taken else alone).append((subject, now))
+        taken.add(who)
     if alone:
         _open_many(tx, alone)
-    for now, account, version in others:
-        answered(tx, None, now, account, version)
+    for subject, now in together:
+        task = tasks.open_of(tx, subject)
+        if task:
+            _join(tx, task, None, now)
+        else:  # resolved while we waited for its lock
+            _open_many(tx, [(subject, now)])
+    for now, account, version in answers:
+        if now.response_id in behind:
+            answered(tx, None, now, account, version)
 
 
 def _with_open_task(tx: Tx, subjects: Sequence[Subject]) -> set[str]:
@@ -87,18 +95,18 @@ def _with_open_task(tx: Tx, subjects: Sequence[Subject]) -> set[str]:
     return {row["id"] for row in rows}
 
 
-def _open_many(tx: Tx, answers: Sequence[tuple[Answer, str | None]]) -> None:
+def _open_many(tx: Tx, answers: Sequence[tuple[Subject, Answer]]) -> None:
     known = company.settings(tx)
     hours = tasks.hours(known)
     contact_hours = known.get("first_contact_hours", tasks.DEFAULT_CONTACT_HOURS)
     found = owners.Owners(tx)
-    managers = owners.managers_of(tx, [account for _, account in answers if account])
+    managers = owners.managers_of(tx, [one.account_id for one, _ in answers if one.account_id])
     openings = []
-    for now, account in answers:
-        person = found.of(managers.get(account or ""))
+    for subject, now in answers:
+        person = found.of(managers.get(subject.account_id or ""))
         openings.append(
             tasks.Opening(
-                Subject(account, now.customer_id),
+                subject,
                 now.response_id,
                 person.id if person else None,
                 now.score,
