@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Args = Sequence[Any] | Mapping[str, Any]
 
+_NAME = re.compile(r"%\((\w+)\)s")
+
 psycopg2.extras.register_default_jsonb(globally=True)
 
 # Refused connections, a server that goes away or is starting or stopping, lost races for locks: the same
@@ -41,6 +45,61 @@ def is_transient(error: BaseException) -> bool:
     return False
 
 
+class Statement:
+    """SQL that each connection parses and plans once: for what every click does.
+
+    Planning a few joins takes longer than running them. Its arguments have names, and are of one type
+    wherever they stand.
+    """
+
+    def __init__(self, sql: str) -> None:
+        names = list(dict.fromkeys(_NAME.findall(sql)))
+        numbered = _NAME.sub(lambda match: f"${names.index(match[1]) + 1}", sql)
+        self.name = "hearback_" + hashlib.sha256(numbered.encode()).hexdigest()[:16]
+        self.prepare = f"PREPARE {self.name} AS {numbered}"
+        given = ", ".join(f"%({name})s" for name in names)
+        self.execute = f"EXECUTE {self.name} ({given})" if names else f"EXECUTE {self.name}"
+
+
+class _Connection(psycopg2.extensions.connection):
+    """What a connection has prepared, whether its transaction has begun, and what waits for a statement.
+
+    Nothing waits on a connection outside the pool: nobody would send it along with the commit.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prepared: set[str] = set()
+        self.begun = True
+        self.pooled = False
+        self.later: list[bytes] = []
+
+
+class _Cursor(psycopg2.extensions.cursor):
+    """Rows by column name; and fewer journeys: BEGIN and what may wait go along with the next statement."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        connection: Any = self.connection
+        if not connection.begun or connection.later:
+            parts = [] if connection.begun else [b"BEGIN"]
+            parts += connection.later
+            parts.append(self.mogrify(query, vars))
+            connection.begun, connection.later = True, []
+            query, vars = b"; ".join(parts), None
+        super().execute(query, vars)
+
+    def fetchone(self) -> Any:
+        row = super().fetchone()
+        return None if row is None else dict(zip(self._names(), row, strict=True))
+
+    def fetchall(self) -> Any:
+        names = self._names()
+        return [dict(zip(names, row, strict=True)) for row in super().fetchall()]
+
+    def _names(self) -> list[str]:
+        return [column.name for column in self.description or ()]
+
+
 @dataclass(frozen=True, slots=True)
 class Tx:
     """One open transaction: its cursor, the ids to use, and the instant it began.
@@ -52,23 +111,40 @@ class Tx:
     now: datetime
     ids: Ids
 
-    def execute(self, sql: str, args: Args | None = None) -> int:
+    def execute(self, sql: str | Statement, args: Args | None = None) -> int:
         """Runs a statement; returns how many rows it touched."""
-        self.cur.execute(sql, args)
+        self.cur.execute(self._sql(sql), args)
         return self.cur.rowcount
 
-    def one(self, sql: str, args: Args | None = None) -> Row | None:
+    def one(self, sql: str | Statement, args: Args | None = None) -> Row | None:
         """The first row of a query, by column name, or None."""
-        self.cur.execute(sql, args)
-        row = self.cur.fetchone()
-        return None if row is None else dict(row)
+        self.cur.execute(self._sql(sql), args)
+        row: Row | None = self.cur.fetchone()  # type: ignore[assignment] # see _Cursor
+        return row
 
-    def all(self, sql: str, args: Args | None = None) -> list[Row]:
+    def all(self, sql: str | Statement, args: Args | None = None) -> list[Row]:
         """All rows of a query, by column name."""
-        self.cur.execute(sql, args)
-        return [dict(row) for row in self.cur.fetchall()]
+        self.cur.execute(self._sql(sql), args)
+        rows: list[Row] = self.cur.fetchall()  # type: ignore[assignment]
+        return rows
 
-    def value(self, sql: str, args: Args | None = None) -> Any:
+    def later(self, sql: str | Statement, args: Args | None = None) -> None:
+        """Runs a statement whose result nobody asks for, in its order, but on one journey with the next one
+        or with the commit; what it raises is raised there.
+        """
+        connection: Any = self.cur.connection
+        text = self.cur.mogrify(self._sql(sql), args)
+        if connection.pooled:
+            connection.later.append(text)
+        else:
+            self.cur.execute(text)
+
+    def forget_later(self) -> None:
+        """Drops what waits for the next statement: the savepoint it belongs to is given up."""
+        connection: Any = self.cur.connection
+        connection.later.clear()
+
+    def value(self, sql: str | Statement, args: Args | None = None) -> Any:
         """The first column of the first row, or None."""
         row = self.one(sql, args)
         return None if row is None else next(iter(row.values()))
@@ -80,10 +156,19 @@ class Tx:
         rows = list(rows)
         if not rows:
             return []
-        result = psycopg2.extras.execute_values(
+        result: Any = psycopg2.extras.execute_values(
             self.cur, sql, rows, template=template, page_size=len(rows), fetch=fetch
         )
-        return [dict(row) for row in result] if fetch else []
+        return result if fetch else []
+
+    def _sql(self, sql: str | Statement) -> str:
+        if isinstance(sql, str):
+            return sql
+        connection: Any = self.cur.connection
+        if sql.name not in connection.prepared:
+            self.cur.execute(sql.prepare)
+            connection.prepared.add(sql.name)
+        return sql.execute
 
 
 @dataclass
@@ -113,13 +198,20 @@ class Database:
                 from sqlalchemy.pool import QueuePool
 
                 self._made = QueuePool(
-                    self.connect,  # type: ignore[arg-type]
+                    self._pooled,  # type: ignore[arg-type]
                     pool_size=self.pool_size,
                     max_overflow=0,
                     timeout=self.pool_wait,
                     use_lifo=True,
                 )
             return self._made
+
+    def _pooled(self) -> psycopg2.extensions.connection:
+        connection: Any = self.connect()
+        # `transaction` begins and ends itself: psycopg2's own BEGIN would be a journey for nothing.
+        connection.autocommit = True
+        connection.pooled = True
+        return connection  # type: ignore[no-any-return]
 
     def connect(self) -> psycopg2.extensions.connection:
         """A connection of its own, outside the pool; the caller closes it. Times are UTC.
@@ -130,7 +222,8 @@ class Database:
             self.url,
             connect_timeout=5,
             application_name=self.name,
-            cursor_factory=psycopg2.extras.RealDictCursor,
+            connection_factory=_Connection,
+            cursor_factory=_Cursor,
             options=(
                 f"-c TimeZone=UTC -c statement_timeout={self.statement_timeout}"
                 f" -c idle_in_transaction_session_timeout={self.idle_timeout}"
@@ -156,15 +249,19 @@ class Database:
                 "The database does not answer. Nothing was changed; please try again.", retry_after=2
             ) from error
         connection: Any = pooled.dbapi_connection
+        connection.begun = False
         try:
             with connection.cursor() as cur:
                 yield Tx(cur, self.clock.now(), self.ids)
-            connection.commit()
+                if connection.begun or connection.later:
+                    cur.execute("COMMIT")
         except BaseException as error:
+            connection.later = []
             broken = connection.closed or isinstance(error, psycopg2.InterfaceError)
-            if not broken:
+            if not broken and connection.begun:
                 try:
-                    connection.rollback()
+                    with connection.cursor() as cur:
+                        cur.execute("ROLLBACK")
                 except psycopg2.Error:
                     broken = True
             if broken:

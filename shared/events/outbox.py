@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from shared.db import Tx
+from shared.db import Statement, Tx
 from shared.events import catalog, parking
 from shared.events.catalog import BadEvent
 from shared.events.envelope import encode
@@ -25,6 +25,12 @@ from shared.events.fields import plain
 
 NAMESPACE = uuid.UUID("8f6c1d0e-6f0b-5f4e-9f3a-7c1d5b2a9e10")
 SHARDS = 4
+_COLUMNS = (
+    "shard", "topic", "key", "event_id", "type", "version", "occurred_at", "data", "replay", "trace",
+)  # fmt: skip
+_INTO = f"INSERT INTO outbox ({', '.join(_COLUMNS)}) VALUES"
+_INSERT = Statement(f"{_INTO} ({', '.join(f'%({name})s' for name in _COLUMNS)})")
+_INSERT_MANY = f"{_INTO} %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +75,10 @@ def append(
 def append_many(tx: Tx, events: Sequence[New | tuple[Any, ...]]) -> list[str]:
     """Appends events in their order; a tuple is `(type, key, version, data, …)` as in `New`."""
     rows = [_row(tx, event if isinstance(event, New) else New(*event)) for event in events]
-    tx.values(
-        "INSERT INTO outbox (shard, topic, key, event_id, type, version, occurred_at, data, replay, trace)"
-        " VALUES %s",
-        rows,
-    )
+    if len(rows) == 1:
+        tx.later(_INSERT, dict(zip(_COLUMNS, rows[0], strict=True)))
+    else:
+        tx.values(_INSERT_MANY, rows)
     return [row[3] for row in rows]
 
 

@@ -44,6 +44,7 @@ class WebDatabase(Database):
             yield tx
         except BaseException:
             if not tx.cur.connection.closed:
+                tx.forget_later()
                 tx.execute("ROLLBACK TO SAVEPOINT joined")
             raise
         tx.execute("RELEASE SAVEPOINT joined")

@@ -64,7 +64,8 @@ def first_answered(tx: Tx, answers: Sequence[tuple[Answer, str | None, int]]) ->
         if now.needs_call and now.response_id not in behind
     ]
     taken = _with_open_task(tx, [subject for subject, _ in calls])
-    alone, together = [], []
+    alone: list[tuple[Subject, Answer]] = []
+    together: list[tuple[Subject, Answer]] = []
     for subject, now in calls:
         who = subject.account_id or subject.customer_id
         (together if who in taken else alone).append((subject, now))

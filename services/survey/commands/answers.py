@@ -12,7 +12,7 @@ from psycopg2.extras import Json
 from services.survey import facts
 from services.survey.domain import answer as rules
 from services.survey.domain.answer import Click, Recorded
-from shared.db import Row, Tx
+from shared.db import Row, Statement, Tx
 from shared.errors import Gone, Invalid, NotFound
 from shared.ids import hash_token
 
@@ -52,12 +52,13 @@ class Outcome:
     test: bool
 
 
-_BY_TOKEN = (
+_BY_TOKEN = Statement(
     "SELECT id FROM customer WHERE id = (SELECT customer_id FROM token"
-    " WHERE hash = %s AND purpose = 'answer' AND expires_at > %s) FOR NO KEY UPDATE"
+    " WHERE hash = %(hash)s AND purpose = 'answer' AND expires_at > %(now)s) FOR NO KEY UPDATE"
 )
-_BY_INVITATION = (
-    "SELECT id FROM customer WHERE id = (SELECT customer_id FROM invitation WHERE id = %s) FOR NO KEY UPDATE"
+_BY_INVITATION = Statement(
+    "SELECT id FROM customer WHERE id = (SELECT customer_id FROM invitation WHERE id = %(invitation)s)"
+    " FOR NO KEY UPDATE"
 )
 
 _STATE = f"""SELECT i.expires_at, r.id AS response_id, coalesce(r.version, 0) AS version, r.score, r.comment,
@@ -68,10 +69,13 @@ _STATE = f"""SELECT i.expires_at, r.id AS response_id, coalesce(r.version, 0) AS
      FROM click k WHERE k.invitation_id = i.id AND k.at > %(since)s) AS clicks,
     {facts.ABOUT}
     FROM invitation i {facts.ABOUT_JOINS} LEFT JOIN response r ON r.invitation_id = i.id"""  # noqa: S608
-_STATE_BY_TOKEN = _STATE + " WHERE i.id = (SELECT invitation_id FROM token WHERE hash = %(hash)s)"  # noqa: S608
-_STATE_BY_INVITATION = _STATE + " WHERE i.id = %(invitation)s"
+_STATE_BY_TOKEN = Statement(
+    _STATE + " WHERE i.id = (SELECT invitation_id FROM token"  # noqa: S608
+    " WHERE hash = %(hash)s AND purpose = 'answer' AND expires_at > %(now)s)"
+)
+_STATE_BY_INVITATION = Statement(_STATE + " WHERE i.id = %(invitation)s")
 
-_SAVE = """WITH saved AS (
+_SAVE = Statement("""WITH saved AS (
     INSERT INTO response (id, version, invitation_id, customer_id, score, comment, callback,
                           answered_at, revised_at, source, state, state_reason, state_by)
     VALUES (%(id)s, %(version)s, %(invitation_id)s, %(customer_id)s, %(score)s, %(comment)s, %(callback)s,
@@ -84,7 +88,7 @@ _SAVE = """WITH saved AS (
     INSERT INTO response_version (response_id, version, score, comment, callback, at, source, nonce)
     SELECT id, version, %(score)s, %(comment)s, %(callback)s, %(at)s, %(source)s, %(nonce)s FROM saved)
     INSERT INTO click (id, invitation_id, kind, score, at, evidence)
-    VALUES (%(click)s, %(invitation_id)s, 'confirmed', %(score)s, %(at)s, %(evidence)s)"""
+    VALUES (%(click)s, %(invitation_id)s, 'confirmed', %(score)s, %(at)s, %(evidence)s)""")
 
 
 def record_by_token(tx: Tx, token: str, form: Form) -> Outcome:
@@ -92,20 +96,20 @@ def record_by_token(tx: Tx, token: str, form: Form) -> Outcome:
 
     Raises `NotFound` for an unknown token, `Gone` when answering is over, `Invalid` without any score.
     """
-    digest = hash_token(token)
+    args = {"hash": hash_token(token), "now": tx.now, "nonce": form.nonce, "since": tx.now - rules.DECOY}
     # The lock first, the state by a statement of its own: what a statement joins is from before it waited.
-    if tx.one(_BY_TOKEN, (digest, tx.now)) is None:
-        raise NotFound("This link leads nowhere.")
-    args = {"nonce": form.nonce, "since": tx.now - rules.DECOY, "hash": digest}
+    tx.later(_BY_TOKEN, args)
     return _record(tx, tx.one(_STATE_BY_TOKEN, args), form)
 
 
 def record_by_invitation(tx: Tx, invitation_id: str, form: Form) -> Outcome:
     """Records a text's or a script's answer to an invitation; raises as `record_by_token` does."""
-    if tx.one(_BY_INVITATION, (invitation_id,)) is None:
+    args = {"invitation": invitation_id, "nonce": form.nonce, "since": tx.now - rules.DECOY}
+    tx.later(_BY_INVITATION, args)
+    row = tx.one(_STATE_BY_INVITATION, args)
+    if row is None:
         raise NotFound("There is no such invitation.")
-    args = {"nonce": form.nonce, "since": tx.now - rules.DECOY, "invitation": invitation_id}
-    return _record(tx, tx.one(_STATE_BY_INVITATION, args), form)
+    return _record(tx, row, form)
 
 
 def _record(tx: Tx, row: Row | None, form: Form) -> Outcome:
@@ -140,7 +144,7 @@ def _record(tx: Tx, row: Row | None, form: Form) -> Outcome:
         "state_by": by,
     }
     evidence = Json(dict(form.evidence))
-    tx.execute(
+    tx.later(
         _SAVE,
         saved
         | {
@@ -230,7 +234,7 @@ def decoy(tx: Tx, token: str, evidence: Mapping[str, Any]) -> None:
     Raises `NotFound` for an unknown token.
     """
     digest = hash_token(token)
-    if tx.one(_BY_TOKEN, (digest, tx.now)) is None:
+    if tx.one(_BY_TOKEN, {"hash": digest, "now": tx.now}) is None:
         raise NotFound("This link leads nowhere.")
     invitation_id = tx.value("SELECT invitation_id FROM token WHERE hash = %s", (digest,))
     _add_click(tx, invitation_id, "decoy", None, evidence)
