@@ -30,8 +30,14 @@ _PATTERNS = (
 )
 
 
+# What one of the patterns above could be about; most of what is logged holds nothing of the kind.
+_SUSPECT = re.compile(r"[@?+]|://|/[aun]/|DETAIL|CONTEXT|(?i:bearer|service|basic)\s")
+
+
 def mask(text: str) -> str:
     """`text` without tokens, passwords, queries of addresses, e-mail addresses and phone numbers."""
+    if _SUSPECT.search(text) is None:
+        return text
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text
@@ -96,6 +102,10 @@ def set_up(part: str, *, pretty: bool | None = None, level: int = logging.INFO) 
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.captureWarnings(True)
+    # No line says where in the code it was written; finding that out would take a fifth of writing it
+    # (https://docs.python.org/3/howto/logging.html#optimization).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     structlog.configure(
         processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

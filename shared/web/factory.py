@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
+from flask.sessions import SessionInterface, SessionMixin
 from flask_smorest import Api
 from jinja2 import ChoiceLoader, PackageLoader, StrictUndefined
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -29,6 +30,16 @@ from shared.web import (
     whoami,
 )
 from shared.web.service import Service, WebDatabase, begin_request, has_committed
+
+
+class _NoSession(SessionInterface):
+    """Flask's own session is not used: staff have ours, customers none. It need not be looked for."""
+
+    def open_session(self, app: Flask, request: Request) -> None:
+        return None
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        raise AssertionError("nothing is kept in Flask's session")
 
 
 class UndeclaredRoute(RuntimeError):
@@ -58,6 +69,7 @@ def create_service(
 
     app = Flask(package, static_folder=None)
     app.extensions["hearback"] = here
+    app.session_interface = _NoSession()
     app.secret_key = settings.key("flask")
     app.config.update(
         MAX_CONTENT_LENGTH=limits.DEFAULT_BODY_BYTES,

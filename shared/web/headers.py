@@ -21,6 +21,14 @@ _POLICY = {
     "frame-ancestors": "'none'",
 }
 
+_ALWAYS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cache-Control": "no-store",
+}
+
 
 def csp_nonce() -> str:
     """The nonce for this page's own inline `<style nonce=…>` and `<script nonce=…>`."""
@@ -41,20 +49,18 @@ def csp_replace(policy: str) -> None:
 
 def add_headers(response: Response) -> Response:
     """After each request: the headers, unless the view has set its own."""
-    headers = response.headers
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    headers.setdefault("Referrer-Policy", "no-referrer")
-    headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
-    headers.setdefault("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()")
-    headers.setdefault("X-Request-Id", g.get("request_id", ""))
+    wanted = {**_ALWAYS, "X-Request-Id": g.get("request_id", "")}
     if is_secure(service()):
-        headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+        wanted["Strict-Transport-Security"] = "max-age=31536000"
     if response.mimetype == "text/html":
-        headers.setdefault("Content-Security-Policy", g.get("csp_policy") or _policy())
-    if "Cache-Control" not in headers:
-        headers["Cache-Control"] = "no-store"
+        wanted["Content-Security-Policy"] = g.get("csp_policy") or _policy()
     if request.path.startswith(("/a/", "/u/")):
-        headers.setdefault("X-Robots-Tag", "noindex, nofollow")
+        wanted["X-Robots-Tag"] = "noindex, nofollow"
+    # Looked through once; each `setdefault` would do so by itself.
+    there = {name.lower() for name, _ in response.headers}
+    for name, value in wanted.items():
+        if name.lower() not in there:
+            response.headers.add(name, value)
     return response
 
 

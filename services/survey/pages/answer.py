@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -96,12 +97,12 @@ def answer(token: str) -> Any:
 def decoy(token: str) -> Any:
     """The form that no person sees: whoever sends it is a machine."""
     with service().db.transaction() as tx:
-        answers.decoy(tx, token, _evidence())
+        answers.decoy(tx, token, _evidence(request.form))
     return redirect(f"/a/{token}", 303)
 
 
 def _form() -> Form:
-    given = request.form
+    given = request.form.to_dict()  # asking werkzeug's own for what is not there makes an exception each time
     nonce = given.get("nonce", "")
     seen = given.get("seen", "")
     if not 8 <= len(nonce) <= 64 or not (seen.isascii() and seen.isdigit() and len(seen) < 10):
@@ -117,13 +118,12 @@ def _form() -> Form:
         callback=callback if callback in CALLBACKS else None,
         set_callback=callback in (*CALLBACKS, "none"),
         from_mail=chosen is None and parse_score(given.get("pending")) is not None,
-        evidence=_evidence(),
+        evidence=_evidence(given),
     )
 
 
-def _evidence() -> dict[str, Any]:
+def _evidence(given: Mapping[str, str]) -> dict[str, Any]:
     """What is recorded and not judged: how it was confirmed, how long after opening, by a driven browser?"""
-    given = request.form
     found: dict[str, Any] = {}
     if given.get("gesture") in _GESTURES:
         found["gesture"] = given["gesture"]

@@ -62,6 +62,8 @@ def _error(error: HearbackError) -> Response:
 
 def wants_page() -> bool:
     """Whether a browser navigates, rather than our script fetching."""
+    if request.environ.get("HTTP_ACCEPT") == "application/json":  # our script; no list to weigh
+        return False
     best = request.accept_mimetypes.best_match(["text/html", "application/json"])
     return best == "text/html"
 
