@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from types import MappingProxyType
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -41,6 +41,21 @@ def fill(text: str, **values: object) -> str:
     """`text` with its {names} filled in; an unknown one (or None) stays: a slip fails no message."""
     known = {name: str(value) for name, value in values.items() if value is not None}
     return _FIELD.sub(lambda found: known.get(found[1], found[0]), text)
+
+
+@lru_cache(maxsize=1024)
+def section(
+    language: str, name: str, *, company: str | None = None, score: int | None = None
+) -> Mapping[str, str]:
+    """One section of a language's words, filled in; kept, because every page shows the same ones."""
+    filled = {key: fill(text, company=company, score=score) for key, text in words(language)[name].items()}
+    return MappingProxyType(filled)
+
+
+@cache
+def score_labels(language: str) -> tuple[str, ...]:
+    """What a screen reader says of each score's button, 0 to 10."""
+    return tuple(fill(words(language)["answer"]["choose_score"], score=score) for score in range(11))
 
 
 def default_wording() -> dict[str, dict[str, str]]:

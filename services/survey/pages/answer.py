@@ -19,7 +19,16 @@ from services.survey.pages import standalone
 from services.survey.queries import answers as queries
 from services.survey.queries.company import DEFAULTS
 from services.survey.queries.trail import Trail, trail
-from services.survey.words import day, day_and_time, fill, language_of, words, zone_of
+from services.survey.words import (
+    day,
+    day_and_time,
+    fill,
+    language_of,
+    score_labels,
+    section,
+    words,
+    zone_of,
+)
 from shared.db import Row, Tx
 from shared.errors import Gone, HearbackError, Invalid
 from shared.ids import is_id
@@ -157,7 +166,6 @@ def _view(tx: Tx, row: Row, asked: int | None) -> dict[str, Any]:
     company = DEFAULTS | (row["company"] or {})
     language = language_of(row["language"], company["language"])
     zone = zone_of(row["time_zone"], company["time_zone"])
-    said = words(language)
 
     def when(at: datetime) -> str:
         return day_and_time(at, language, zone)
@@ -171,12 +179,10 @@ def _view(tx: Tx, row: Row, asked: int | None) -> dict[str, Any]:
         "colour": company["colour"],
         "on_colour": readable_on(company["colour"]),
         "company": company["name"],
-        "text": {
-            key: fill(value, company=company["name"], score=shown) for key, value in said["answer"].items()
-        },
-        "gave": said["answer"]["gave"],
-        "labels": [fill(said["answer"]["choose_score"], score=score) for score in range(11)],
-        "told": {key: fill(value, score=row["score"]) for key, value in said["trail"].items()},
+        "text": section(language, "answer", company=company["name"], score=shown),
+        "gave": words(language)["answer"]["gave"],
+        "labels": score_labels(language),
+        "told": section(language, "trail", score=row["score"]),
         "wording": {
             key: fill(value, company=company["name"]) for key, value in wording_of(row, language).items()
         },

@@ -6,24 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.survey import facts
-from shared.db import Row, Tx
+from shared.db import Row, Statement, Tx
 from shared.errors import NotFound
 from shared.ids import hash_token, is_id
 from shared.web.paging import Cursor
 
-_PAGE = """SELECT t.invitation_id, i.customer_id, i.expires_at, i.test, i.channel,
+_PAGE = Statement("""SELECT t.invitation_id, i.customer_id, i.expires_at, i.test, i.channel,
     p.name AS program_name, p.wording, c.language, c.time_zone, r.id AS response_id,
     coalesce(r.version, 0) AS version, r.score, r.comment, r.callback,
     r.answered_at, r.revised_at, r.state, to_jsonb(o) AS company
     FROM token t JOIN invitation i ON i.id = t.invitation_id JOIN program p ON p.id = i.program_id
     JOIN customer c ON c.id = i.customer_id LEFT JOIN response r ON r.invitation_id = i.id
     LEFT JOIN company o ON true
-    WHERE t.hash = %s AND t.purpose = 'answer' AND t.expires_at > %s"""
+    WHERE t.hash = %(hash)s AND t.purpose = 'answer' AND t.expires_at > %(now)s""")
 
 
 def page(tx: Tx, token: str) -> Row:
     """What the answer page of a link shows. Raises `NotFound`."""
-    row = tx.one(_PAGE, (hash_token(token), tx.now))
+    row = tx.one(_PAGE, {"hash": hash_token(token), "now": tx.now})
     if row is None:
         raise NotFound("This link leads nowhere.")
     return row
