@@ -99,38 +99,35 @@ def claim(tx: Tx, limit: int, kinds: Sequence[str]) -> list[Delivery]:
     return sorted(map(_delivery, rows), key=lambda one: (one.created_at, one.id))
 
 
-def begin_hand_over(tx: Tx, id: str, claimed_at: datetime | None = None) -> bool:
-    """Notes that the message is about to leave; from here on a crash makes it uncertain.
+def begin_hand_over(tx: Tx, ids: Sequence[str], claimed_at: datetime | None = None) -> set[str]:
+    """Notes that messages are about to leave; from here on a crash makes them uncertain. Returns which.
 
-    False when the claim is not ours any more: then it must not be sent. Here and below `claimed_at` is by
-    which claim the caller has the message: a sender that stood still for a minute has lost it to another.
+    The others' claims are not ours any more: they must not be sent. Here and below `claimed_at` is by which
+    claim the caller has the message: a sender that stood still for a minute has lost it to another.
     """
-    return (
-        tx.execute(
-            "UPDATE delivery SET handed_at = %s WHERE id = %s AND state = 'claimed' AND handed_at IS NULL"
-            " AND (%s::timestamptz IS NULL OR claimed_at = %s)",
-            (tx.now, id, claimed_at, claimed_at),
-        )
-        == 1
+    rows = tx.all(
+        "UPDATE delivery SET handed_at = %s WHERE id = ANY(%s::uuid[]) AND state = 'claimed'"
+        " AND handed_at IS NULL AND (%s::timestamptz IS NULL OR claimed_at = %s) RETURNING id",
+        (tx.now, list(ids), claimed_at, claimed_at),
     )
+    return {str(row["id"]) for row in rows}
 
 
-def handed(tx: Tx, id: str, provider_id: str | None) -> bool:
-    """The provider took it. False when that does not matter any more.
+def handed(tx: Tx, taken: Mapping[str, str | None]) -> set[str]:
+    """The provider took these, each by its own id for it. Returns those of which that still matters.
 
     A report may have come before this: it keeps its word, and only the provider's id is added.
     """
-    return (
-        tx.execute(
-            "UPDATE delivery SET provider_id = coalesce(provider_id, %s), permit_expires_at = NULL,"
-            " handed_at = coalesce(handed_at, %s), settled_at = coalesce(settled_at, %s),"
-            " reason = CASE WHEN state IN ('claimed', 'uncertain') THEN NULL ELSE reason END,"
-            " state = CASE WHEN state IN ('claimed', 'uncertain') THEN 'handed' ELSE state END"
-            " WHERE id = %s AND state IN ('claimed', 'uncertain', 'delivered', 'bounced')",
-            (provider_id, tx.now, tx.now, id),
-        )
-        == 1
+    rows = tx.all(
+        "UPDATE delivery d SET provider_id = coalesce(d.provider_id, v.provider_id),"
+        " permit_expires_at = NULL, handed_at = coalesce(d.handed_at, %s), settled_at = coalesce(d.settled_at, %s),"
+        " reason = CASE WHEN d.state IN ('claimed', 'uncertain') THEN NULL ELSE d.reason END,"
+        " state = CASE WHEN d.state IN ('claimed', 'uncertain') THEN 'handed' ELSE d.state END"
+        " FROM unnest(%s::uuid[], %s::text[]) AS v (id, provider_id)"
+        " WHERE d.id = v.id AND d.state IN ('claimed', 'uncertain', 'delivered', 'bounced') RETURNING d.id",
+        (tx.now, tx.now, list(taken), list(taken.values())),
     )
+    return {str(row["id"]) for row in rows}
 
 
 def failed(tx: Tx, id: str, reason: str, claimed_at: datetime | None = None) -> bool:

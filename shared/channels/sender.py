@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
@@ -24,6 +27,8 @@ PERMIT_SECONDS = 15.0
 LEFT_SECONDS = 11.0
 BATCH_SECONDS = 2.0
 MAX_BATCH = 50
+# So many messages are with the provider at a time: it is the waiting for it that takes long.
+HANDS = 8
 # Waits between attempts that certainly failed, in seconds; after the last the message has failed.
 DELAYS = (5, 15, 60, 300, 900, 3600, 7200)
 _SWEEP_SECONDS = 10.0
@@ -60,6 +65,7 @@ class Outcome:
     reason: str | None = None
 
 
+_Said = tuple[Outcome, int]
 AskPermits = Callable[[Sequence[Delivery]], Permits]
 Render = Callable[[Delivery, Permit], Message]
 InTransaction = Callable[[Tx, Sequence[Outcome]], None]
@@ -77,7 +83,8 @@ class Sender:
     `permits` and `render` are asked outside of any transaction; `settled` runs in the very transaction
     that settles the deliveries in the ledger, `afterwards` after its commit (to tell another service).
     `only_own`: another sender of this service looks after the other kinds when one of them has died.
-    A permit's life is counted on the monotonic clock from before it was asked for.
+    A permit's life is counted on the monotonic clock from before it was asked for. `hands` messages are
+    handed over at a time, each begun and settled in the ledger on its own account.
     """
 
     db: Database
@@ -89,9 +96,11 @@ class Sender:
     settled: InTransaction
     afterwards: Afterwards = _nothing
     only_own: bool = False
+    hands: int = HANDS
     pause: Callable[[float], None] = time.sleep
     _seconds_each: float = field(default=0.1, init=False)
     _swept_at: float = field(default=float("-inf"), init=False)
+    _made: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
 
     def step(self) -> bool:
         """One batch; returns whether there may be more to do at once."""
@@ -129,69 +138,97 @@ class Sender:
             expires = self.clock.now() + timedelta(seconds=max(0.0, deadline - self.clock.monotonic()))
             with self.db.transaction() as tx:
                 ledger.permitted(tx, [one.id for one in granted], expires)
-        for place, one in enumerate(granted):
-            if deadline - self.clock.monotonic() < LEFT_SECONDS:
-                self._return(granted[place:], 0, None)
-                break
-            began = self.clock.monotonic()
-            self._hand_over(one, permits.granted[one.id], deadline)
-            took = max(0.001, self.clock.monotonic() - began)
-            self._seconds_each = 0.8 * self._seconds_each + 0.2 * took
+            self._hand_over_all(granted, permits.granted, deadline)
         return True
 
-    def _hand_over(self, one: Delivery, permit: Permit, deadline: float) -> None:
+    def _hand_over_all(
+        self, granted: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
+    ) -> None:
+        """A few hands at a time; what they have done by the time we look is settled in one transaction."""
+        waiting, running = deque(granted), dict[Future[_Said], Delivery]()
+        began = self.clock.monotonic()
         try:
-            message = self.render(one, permit)
-            way = self.transport(message.channel)
-        except Exception as error:
-            # Whatever is wrong with these words will be wrong the next time; the others must still go out.
-            log.error("sender.render_failed", delivery=one.id, kind=one.kind, exc_info=error)
-            self._settle([Outcome(one, "failed", reason="The message could not be written.")])
-            return
+            while waiting or running:
+                if waiting and deadline - self.clock.monotonic() < LEFT_SECONDS:
+                    self._return(list(waiting), 0, None)
+                    waiting.clear()
+                free = min(self.hands - len(running), len(waiting))
+                if free:
+                    running |= self._begin([waiting.popleft() for _ in range(free)], permits, deadline)
+                self._settle_done(running)
+        except BaseException:
+            # What the other hands are at will have left: it is noted as far as it still can be.
+            while running:
+                with suppress(Exception):
+                    self._settle_done(running)
+            raise
+        took = max(0.001, self.clock.monotonic() - began) / len(granted)
+        self._seconds_each = 0.8 * self._seconds_each + 0.2 * took
+
+    def _begin(
+        self, some: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
+    ) -> dict[Future[_Said], Delivery]:
+        """Writes these messages, notes that they are about to leave, and lets them go."""
+        written: list[tuple[Delivery, Message, Transport]] = []
+        for one in some:
+            try:
+                message = self.render(one, permits[one.id])
+                written.append((one, message, self.transport(message.channel)))
+            except Exception as error:
+                # Whatever is wrong with these words will be wrong next time; the others must still go out.
+                log.error("sender.render_failed", delivery=one.id, kind=one.kind, exc_info=error)
+                self._settle([Outcome(one, "failed", reason="The message could not be written.")])
+        if not written:
+            return {}
         with self.db.transaction() as tx:
-            ours = ledger.begin_hand_over(tx, one.id, one.claimed_at)
-        if not ours:
-            return
+            begun = ledger.begin_hand_over(tx, [one.id for one, _, _ in written], some[0].claimed_at)
+        ours = [parts for parts in written if parts[0].id in begun]
         if deadline - self.clock.monotonic() < LEFT_SECONDS:
-            # Writing it took too long: a slow provider could have it after the permit is over.
-            self._return([one], 0, None)
+            # Writing them took too long: a slow provider could have them after the permits are over.
+            if ours:
+                self._return([one for one, _, _ in ours], 0, None)
+            return {}
+        return {self._pool().submit(_send, one, way, message): one for one, message, way in ours}
+
+    def _settle_done(self, running: dict[Future[_Said], Delivery]) -> None:
+        """Waits for the first that is done, and settles what is done by then."""
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        if not done:
             return
-        retry_after = 0
-        try:
-            provider_id = way.send(message)
-        except UncertainError as error:
-            outcome = Outcome(one, "uncertain", reason=error.message)
-        except TransportError as error:
-            outcome, retry_after = _failure(one, error), error.retry_after or 0
-        except Exception as error:
-            log.error("sender.transport_broke", delivery=one.id, exc_info=error)
-            outcome = Outcome(one, "uncertain", reason="The hand-over broke off.")
-        else:
-            crash_at("sender.after_hand_over")
-            outcome = Outcome(one, "handed", provider_id=provider_id)
+        said = [future.result() for future in done]
+        for future in done:
+            del running[future]
         crash_at("sender.before_settle")
-        if outcome.result == "returned":
-            wait = max(retry_after, DELAYS[min(one.attempts, len(DELAYS)) - 1])
-            self._return([one], wait, outcome.reason, counted=True)
-        else:
-            self._settle([outcome])
+        if settled := [outcome for outcome, _ in said if outcome.result != "returned"]:
+            self._settle(settled)
+        for outcome, retry_after in said:
+            if outcome.result == "returned":
+                one = outcome.delivery
+                seconds = max(retry_after, DELAYS[min(one.attempts, len(DELAYS)) - 1])
+                self._return([one], seconds, outcome.reason, counted=True)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        # Made when first needed: threads do not survive a fork.
+        if self._made is None:
+            self._made = ThreadPoolExecutor(self.hands, thread_name_prefix="hand-over")
+        return self._made
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         def write(tx: Tx) -> Sequence[Outcome]:
+            if taken := {one.delivery.id: one.provider_id for one in outcomes if one.result == "handed"}:
+                ledger.handed(tx, taken)
             return [outcome for outcome in outcomes if self._note(tx, outcome)]
 
         self._persist(write)
 
     def _note(self, tx: Tx, outcome: Outcome) -> bool:
-        """Whether it was ours to say, in the ledger; what was handed over is told in any case."""
+        """Whether it was ours to say, in the ledger; what may have left is told in any case."""
         one = outcome.delivery
-        if outcome.result == "handed":
-            ledger.handed(tx, one.id, outcome.provider_id)
-        elif outcome.result == "uncertain":
+        if outcome.result == "uncertain":
             ledger.uncertain(tx, one.id, outcome.reason or "")
         elif outcome.result == "failed":
             return ledger.failed(tx, one.id, outcome.reason or "", one.claimed_at)
-        else:
+        elif outcome.result == "refused":
             return ledger.refused(tx, one.id, outcome.reason or "", one.claimed_at)
         return True
 
@@ -213,7 +250,7 @@ class Sender:
 
     def _persist(self, write: Callable[[Tx], Sequence[Outcome]]) -> None:
         # What happened outside is known only here: a database that blinks must not make it uncertain.
-        for wait in (0.1, 0.3, 1.0, None):
+        for seconds in (0.1, 0.3, 1.0, None):
             try:
                 with self.db.transaction() as tx:
                     outcomes = write(tx)
@@ -221,9 +258,9 @@ class Sender:
                         self.settled(tx, outcomes)
                 break
             except Exception as error:
-                if wait is None or not is_transient(error):
+                if seconds is None or not is_transient(error):
                     raise
-                self.pause(wait)
+                self.pause(seconds)
         if outcomes:
             self.afterwards(outcomes)
 
@@ -241,6 +278,21 @@ class Sender:
         if outcomes:
             log.warning("sender.found_claims", returned=len(back), uncertain=len(lost))
             self.afterwards(outcomes)
+
+
+def _send(one: Delivery, way: Transport, message: Message) -> _Said:
+    """One hand-over; what came of it, and how long to wait before another try. Never raises."""
+    try:
+        provider_id = way.send(message)
+    except UncertainError as error:
+        return Outcome(one, "uncertain", reason=error.message), 0
+    except TransportError as error:
+        return _failure(one, error), error.retry_after or 0
+    except Exception as error:
+        log.error("sender.transport_broke", delivery=one.id, exc_info=error)
+        return Outcome(one, "uncertain", reason="The hand-over broke off."), 0
+    crash_at("sender.after_hand_over")
+    return Outcome(one, "handed", provider_id=provider_id), 0
 
 
 def _failure(one: Delivery, error: TransportError) -> Outcome:

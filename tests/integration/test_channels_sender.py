@@ -130,6 +130,7 @@ def test_without_an_answer_about_permits_messages_wait(house: House, clock: Manu
 def test_nothing_starts_with_less_than_eleven_of_fifteen_seconds_left(house: House) -> None:
     house.queue("ann", "bob", "cid")
     house.provider.seconds = 2.5
+    house.sender.hands = 1
     house.sender.step()
     # After two hand-overs 10 of 15 seconds are left: the third waits for a new permit.
     assert len(house.provider.taken) == 2
@@ -282,7 +283,7 @@ def test_a_sender_that_stood_still_leaves_alone_what_another_has_claimed_since(
             (theirs,) = ledger.claim(tx, 10, ["invitation"])
         with house.db.transaction() as tx:
             ledger.permitted(tx, [id], tx.now + timedelta(seconds=15))
-            assert ledger.begin_hand_over(tx, id, theirs.claimed_at)
+            assert ledger.begin_hand_over(tx, [id], theirs.claimed_at)
         return house.permits(batch)
 
     house.sender.permits = frozen

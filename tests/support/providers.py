@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from twilio.request_validator import RequestValidator
 
 API_KEY = "SG.stand-in.key"
-ACCOUNT, TOKEN, NUMBER = "AC" + "0" * 32, "a token of the stand-in", "+14155550100"
+ACCOUNT, TOKEN, NUMBER = "AC" + "0" * 32, "token-of-the-stand-in", "+14155550100"
 # What SendGrid keeps for itself: https://www.twilio.com/docs/sendgrid/api-reference/mail-send/errors
 _RESERVED = set(
     "x-sg-id x-sg-eid received dkim-signature content-transfer-encoding content-type to from subject reply-to"
