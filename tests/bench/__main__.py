@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import click
 
-from tests.bench import answers, consumers, importing, loop, machine, relay
+from tests.bench import answers, consumers, importing, loop, machine, relay, sending
 from tests.bench.ground import Ground
 from tests.bench.table import Row, Table, calibration
 
@@ -22,6 +22,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
     "page": answers.page,
     "relay": relay.to_each_log,
     "consumers": consumers.of_each_log,
+    "sendgrid": sending.over_tls,
     "loop": loop.sustained,
     "import": importing.customers,
     "machine": machine.starts_and_memory,

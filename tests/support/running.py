@@ -83,12 +83,14 @@ class Running:
     """An installation in a folder of its own, on databases that are there already.
 
     Processes are started and killed one by one; nothing starts them again but the test. `crash_at`
-    names a point of `shared.faults`; the process that passes it first dies, once.
+    names a point of `shared.faults`; the process that passes it first dies, once. `environment` is what
+    the processes get beyond the settings.
     """
 
     settings: Settings
     processes: list[Process] = field(default_factory=list)
     databases: dict[str, Database] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -229,6 +231,7 @@ class Running:
             "HEARBACK_MAILBOX_URL": settings.mailbox_url,
             "HOME": str(settings.home),
             "PYTHONPATH": str(ROOT),
+            **self.environment,
         }
 
 
