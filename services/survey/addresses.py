@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -84,7 +83,8 @@ def fingerprints(keys: Sequence[bytes]) -> Fingerprints:
 
     def of(channel: str, address: str) -> list[bytes]:
         text = email_key(address) if channel == "email" else address
-        return [hmac.new(key, f"{channel}|{text}".encode(), hashlib.sha256).digest() for key in keys]
+        message = f"{channel}|{text}".encode()
+        return [hmac.digest(key, message, "sha256") for key in keys]
 
     return of
 

@@ -10,6 +10,7 @@ draw its id before the other waits for the lock. Several keys are locked in sort
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,15 +23,16 @@ from shared.events import catalog, parking
 from shared.events.catalog import BadEvent
 from shared.events.envelope import encode
 from shared.events.fields import plain
+from shared.ids import as_uuid
 
 NAMESPACE = uuid.UUID("8f6c1d0e-6f0b-5f4e-9f3a-7c1d5b2a9e10")
 SHARDS = 4
 _COLUMNS = (
     "shard", "topic", "key", "event_id", "type", "version", "occurred_at", "data", "replay", "trace",
 )  # fmt: skip
-_INTO = f"INSERT INTO outbox ({', '.join(_COLUMNS)}) VALUES"
-_INSERT = Statement(f"{_INTO} ({', '.join(f'%({name})s' for name in _COLUMNS)})")
-_INSERT_MANY = f"{_INTO} %s"
+_TABLE = f"outbox ({', '.join(_COLUMNS)})"
+_VALUES = ", ".join(f"%({name})s" for name in _COLUMNS)
+_INSERT = Statement(f"INSERT INTO {_TABLE} VALUES ({_VALUES})")  # noqa: S608 (names from above)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,12 @@ def append(
 def append_many(tx: Tx, events: Sequence[New | tuple[Any, ...]]) -> list[str]:
     """Appends events in their order; a tuple is `(type, key, version, data, …)` as in `New`."""
     rows = [_row(tx, event if isinstance(event, New) else New(*event)) for event in events]
+    if not rows:
+        return []
     if len(rows) == 1:
         tx.later(_INSERT, dict(zip(_COLUMNS, rows[0], strict=True)))
     else:
-        tx.values(_INSERT_MANY, rows)
+        tx.copy(_TABLE, rows)
     return [row[3] for row in rows]
 
 
@@ -93,7 +97,14 @@ def erase(tx: Tx, key: str, version: int) -> str:
 
 def event_id(topic: str, aggregate: str, version: int) -> str:
     """The id of the event that reports `version` of `aggregate`."""
-    return str(uuid.uuid5(NAMESPACE, f"{topic}|{aggregate}|{version}"))
+    # A UUID version 5 (RFC 9562, 5.5), as `uuid.uuid5` makes it in three times the time.
+    raw = bytearray(
+        hashlib.sha1(
+            NAMESPACE.bytes + f"{topic}|{aggregate}|{version}".encode(), usedforsecurity=False
+        ).digest()[:16]
+    )
+    raw[6], raw[8] = raw[6] & 0x0F | 0x50, raw[8] & 0x3F | 0x80
+    return as_uuid(bytes(raw))
 
 
 def shard_of(key: str) -> int:

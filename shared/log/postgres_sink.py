@@ -6,13 +6,12 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
-import psycopg2
-
 from shared.db import Database, Tx
 from shared.faults import crash_at
 from shared.log import Fenced, Pass, Record, UnknownTopic, partition_of
 
 _PAGE = 250
+_TABLE = 'log_record (topic, "partition", "offset", key, value, headers, appended_at)'
 
 
 class EmbeddedSink:
@@ -41,16 +40,10 @@ class EmbeddedSink:
             for row in rows:
                 place = row["topic"], row["partition"]
                 for offset, record in enumerate(by_place[place], row["next_offset"]):
-                    value = None if record.value is None else psycopg2.Binary(record.value)
-                    lines.append(
-                        (*place, offset, record.key, value, json.dumps(dict(record.headers)), tx.now)
-                    )
+                    headers = json.dumps(dict(record.headers))
+                    lines.append((*place, offset, record.key, record.value, headers, tx.now))
             for start in range(0, len(lines), _PAGE):
-                tx.values(
-                    """INSERT INTO log_record (topic, "partition", "offset", key, value, headers, appended_at)
-                    VALUES %s""",
-                    lines[start : start + _PAGE],
-                )
+                tx.copy(_TABLE, lines[start : start + _PAGE])
                 crash_at("relay.mid_batch")
             tx.values(
                 """UPDATE log_partition p SET next_offset = p.next_offset + v.added FROM (VALUES %s)
