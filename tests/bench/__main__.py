@@ -14,6 +14,9 @@ from tests.bench import answers, consumers, importing, loop, machine, relay, sen
 from tests.bench.ground import Ground
 from tests.bench.table import Row, Table, calibration
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
+_BEGIN, _END = "<!-- what `make bench ARGS=--write` says -->", "<!-- end of it -->"
+
 Measure = Callable[[Ground, int], list[Row]]
 
 MEASUREMENTS: Mapping[str, Measure] = {
@@ -51,7 +54,16 @@ def main(names: tuple[str, ...], repeats: int, write: bool) -> None:
         ground.close()
     said = report(table, before, calibration(), repeats, time.monotonic() - began)
     click.echo(said)
+    if write:
+        renew(said)
     sys.exit(any(row.wrong for row in table.rows))
+
+
+def renew(said: str) -> None:
+    """Puts the run's words between the marks in docs/performance.md."""
+    before, _, rest = DOCUMENT.read_text().partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    DOCUMENT.write_text(f"{before}{_BEGIN}\n\n{said}\n\n{_END}{after}")
 
 
 def report(table: Table, before: float, after: float, repeats: int, took: float) -> str:

@@ -94,7 +94,7 @@ def calibration() -> float:
     total = 0
     for number in range(5_000_000):
         total = (total * 31 + number) % 1_000_003
-    assert total == 216_093 or total >= 0
+    assert total >= 0
     return time.perf_counter() - began
 
 
