@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -98,6 +101,8 @@ def set_up(part: str, *, pretty: bool | None = None, level: int = logging.INFO) 
             ],
         )
     )
+    global _plain
+    _plain = None if pretty or level > logging.INFO else (part, handler)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -117,6 +122,33 @@ def set_up(part: str, *, pretty: bool | None = None, level: int = logging.INFO) 
         logging.getLogger(name).setLevel(logging.WARNING)
     # It tells of every refused connection, many times a second; what follows from it is told by us.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+
+
+# The part's name and where its lines go, when they are JSON; see `note`.
+_plain: tuple[str, logging.StreamHandler[Any]] | None = None
+
+
+def note(logger: str, event: str, fields: Mapping[str, Any]) -> None:
+    """Writes a line of level info, as structlog would, in a third of its time: every request writes one.
+
+    What structlog keeps for the context is not added; `fields` has to have it.
+    """
+    if _plain is None:
+        structlog.get_logger(logger).info(event, **fields)
+        return
+    part, handler = _plain
+    line = {
+        **fields,
+        "event": event,
+        "level": "info",
+        "logger": logger,
+        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "part": part,
+    }
+    text = json.dumps(hide_personal_data(None, "", line), ensure_ascii=False, default=repr)
+    with handler.lock or nullcontext():
+        handler.stream.write(text + "\n")
+        handler.flush()
 
 
 def _naming(part: str) -> Any:

@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from shared import telemetry
 from shared.web.service import Service
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
@@ -54,7 +55,6 @@ class Observer:
 
     def __init__(self, here: Service) -> None:
         self.here = here
-        self.log = structlog.get_logger("hearback.access")
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "hearback_http_requests",
@@ -87,14 +87,16 @@ class Observer:
         who = g.get("actor")
         quiet = request.path.endswith(_QUIET) or rule.endswith("/static/<path:name>")
         if not (quiet and response.status_code < 400):
-            self.log.info(
-                "request",
-                method=request.method,
-                path=masked(request.path),
-                status=response.status_code,
-                ms=round(took * 1000, 1),
-                actor=f"{who.kind}:{who.id}" if who else None,
-            )
+            line = {
+                "request_id": g.get("request_id", ""),
+                "service": self.here.name,
+                "method": request.method,
+                "path": masked(request.path),
+                "status": response.status_code,
+                "ms": round(took * 1000, 1),
+                "actor": f"{who.kind}:{who.id}" if who else None,
+            }
+            telemetry.note("hearback.access", "request", line)
         return response
 
     def exposition(self) -> Response:
