@@ -38,6 +38,11 @@ faults: test-environment ## Kill processes at the worst moments and check that n
 	@.ci/kafka
 	@TRIALS=$${TRIALS:-2000} $(bin)/python -m pytest tests/faults $(ARGS)
 
+.PHONY: bench
+bench: test-environment ## Measure, and show a table of ratios (ARGS="answers page" for some, REPEATS=5)
+	@.ci/kafka
+	@$(bin)/python -m tests.bench $(if $(REPEATS),--repeats $(REPEATS)) $(ARGS)
+
 .PHONY: lint
 lint: test-environment ## Check style, types and the layers
 	@$(bin)/ruff check .

@@ -23,6 +23,7 @@ import urllib3
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.embedded.owner import find_owner
+from shared.errors import Unavailable
 from shared.ids import SystemIds
 from shared.log import Log
 from shared.log.in_use import open_in_use
@@ -83,10 +84,12 @@ class Running:
     """An installation in a folder of its own, on databases that are there already.
 
     Processes are started and killed one by one; nothing starts them again but the test. `crash_at`
-    names a point of `shared.faults`; the process that passes it first dies, once.
+    names a point of `shared.faults`; the process that passes it first dies, once. All of them get what
+    is in `environment` besides.
     """
 
     settings: Settings
+    environment: dict[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     databases: dict[str, Database] = field(default_factory=dict)
 
@@ -179,7 +182,10 @@ class Running:
             log.close()
 
     def _still(self, log: Log) -> bool:
-        lags = log.lag()
+        try:
+            lags = log.lag()
+        except Unavailable:  # groups that are only just being made
+            return False
         if {lag.consumer for lag in lags} != set(SERVICES) or any(lag.unread for lag in lags):
             return False
         for service in SERVICES:
@@ -235,6 +241,7 @@ class Running:
             **(_brokers(settings.kafka) if settings.kafka else {}),
             "HOME": str(settings.home),
             "PYTHONPATH": str(ROOT),
+            **self.environment,
         }
 
 
