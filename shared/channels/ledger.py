@@ -120,7 +120,8 @@ def handed(tx: Tx, taken: Mapping[str, str | None]) -> set[str]:
     """
     rows = tx.all(
         "UPDATE delivery d SET provider_id = coalesce(d.provider_id, v.provider_id),"
-        " permit_expires_at = NULL, handed_at = coalesce(d.handed_at, %s), settled_at = coalesce(d.settled_at, %s),"
+        " permit_expires_at = NULL, handed_at = coalesce(d.handed_at, %s),"
+        " settled_at = coalesce(d.settled_at, %s),"
         " reason = CASE WHEN d.state IN ('claimed', 'uncertain') THEN NULL ELSE d.reason END,"
         " state = CASE WHEN d.state IN ('claimed', 'uncertain') THEN 'handed' ELSE d.state END"
         " FROM unnest(%s::uuid[], %s::text[]) AS v (id, provider_id)"

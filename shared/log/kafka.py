@@ -12,7 +12,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
 
 from shared.events.catalog import TOPICS, Topic
 from shared.log import Entry, Lag, TopicState, UnknownTopic, WrongTopic
@@ -57,12 +57,13 @@ class KafkaLog:
                 if topic.name not in there
             }
             if missing:
-                try:
-                    admin.create_topics(missing, wait_for_metadata=True)
-                except TopicAlreadyExistsError:  # another process was quicker with some of them
-                    left = set(missing) - {self.settings.prefix + name for name in self._described(admin)}
-                    if left:
-                        admin.create_topics({name: missing[name] for name in left}, wait_for_metadata=True)
+                # Another process may have been quicker with some of them, and the brokers need a moment
+                # to tell each other.
+                made = admin.create_topics(missing, raise_errors=False)
+                for one in made["topics"]:
+                    if one["error_code"] not in (0, TopicAlreadyExistsError.errno):
+                        raise for_code(one["error_code"])(one["error_message"])
+                admin.wait_for_topics(list(missing))
                 there = self._described(admin)
         for topic in TOPICS.values():
             found = there.get(topic.name)

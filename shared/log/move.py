@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from shared.db import Database
+from shared.errors import Unavailable
 from shared.events import relay
 from shared.events.catalog import TOPICS
 from shared.faults import crash_at
@@ -114,7 +115,16 @@ def _drain(settings: Settings, name: str, told: Told, patience: float) -> None:
     log = open_log(settings, name=name)
     try:
         best, since = -1, time.monotonic()
-        while left := _left(log):
+        while True:
+            try:
+                left = _left(log)
+            except Unavailable:
+                if time.monotonic() - since > patience:
+                    raise
+                time.sleep(0.2)
+                continue
+            if not left:
+                return
             unread = sum(left.values())
             told(f"waiting until {NAMES[name]} is read: {unread} events to go")
             if unread < best or best < 0:

@@ -78,9 +78,9 @@ class Broker:
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def settings(self, prefix: str = "") -> KafkaSettings:
+    def settings(self, prefix: str = "", *, poll_seconds: int = 60) -> KafkaSettings:
         """How the product reaches it."""
-        return KafkaSettings(self.bootstrap, prefix=prefix)
+        return KafkaSettings(self.bootstrap, prefix=prefix, poll_seconds=poll_seconds)
 
     def start(self) -> Broker:
         """Starts it (again) and returns when it takes connections."""
