@@ -50,7 +50,8 @@ class Statement:
     """SQL that each connection parses and plans once: for what every click does.
 
     Planning a few joins takes longer than running them. Its arguments have names, and are of one type
-    wherever they stand.
+    wherever they stand. A plan is kept for minutes, in which an empty table can get full: so the first one
+    in a transaction forbids plans that read whole tables where an index would do.
     """
 
     def __init__(self, sql: str) -> None:
@@ -74,6 +75,7 @@ class _Connection(psycopg2.extensions.connection):
         self.begun = True
         self.pooled = False
         self.later: list[bytes] = []
+        self.indexed = False
 
 
 class _Cursor(psycopg2.extensions.cursor):
@@ -177,6 +179,9 @@ class Tx:
         if isinstance(sql, str):
             return sql
         connection: Any = self.cur.connection
+        if connection.pooled and not connection.indexed:
+            connection.later.append(b"SET LOCAL enable_seqscan = off")
+            connection.indexed = True
         if sql.name not in connection.prepared:
             self.cur.execute(sql.prepare)
             connection.prepared.add(sql.name)
@@ -275,7 +280,7 @@ class Database:
                 "The database does not answer. Nothing was changed; please try again.", retry_after=2
             ) from error
         connection: Any = pooled.dbapi_connection
-        connection.begun = False
+        connection.begun = connection.indexed = False
         try:
             with connection.cursor() as cur:
                 yield Tx(cur, self.clock.now(), self.ids)

@@ -108,3 +108,13 @@ def test_a_connection_is_used_again_after_any_error(db: Database) -> None:
 def test_a_transaction_without_a_statement_is_none(db: Database) -> None:
     with db.transaction():
         pass
+
+
+def test_a_plan_made_while_the_table_was_empty_reads_an_index(db: Database) -> None:
+    read = Statement("SELECT text FROM thing WHERE id = %(id)s")
+    for _ in range(8):  # until PostgreSQL keeps one plan for all arguments
+        with db.transaction() as tx:
+            tx.one(read, {"id": 1})
+    with db.transaction() as tx:
+        plan = tx.all(f"EXPLAIN EXECUTE {read.name} (1)")
+    assert "Index Scan" in plan[0]["QUERY PLAN"]
