@@ -23,7 +23,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, UserScramCredentialU
 from shared.errors import Unavailable
 from shared.events.catalog import TOPICS
 from shared.events.consumer import Consumer
-from shared.log import Log, Pass, Record, Source, WrongTopic
+from shared.log import Log, Pass, Record, Source, WrongTopic, kafka_source
 from shared.log.kafka import KafkaLog
 from shared.settings import KafkaSettings
 from tests.contract.conftest import GROUP, KEYS, Bench, first_of, only_kafka
@@ -87,15 +87,9 @@ def test_a_topic_with_another_number_of_partitions_is_refused(bench: Bench) -> N
 
 @only_kafka
 def test_lag_counts_unread_records_and_the_age_of_the_oldest(bench: Bench) -> None:
+    assert bench.log.lag(GROUP) == []
     source = bench.log.source(GROUP, READ)
-
-    def known() -> int:
-        try:
-            return len(bench.log.lag(GROUP))
-        except Unavailable:  # a new cluster needs a moment before it knows of groups
-            return 0
-
-    while known() < len(READ):
+    while len(bench.log.lag(GROUP)) < len(READ):
         assert source.poll(1) == []
     bench.say(A, 1, 2)
     began = time.time()
@@ -114,6 +108,62 @@ def test_lag_counts_unread_records_and_the_age_of_the_oldest(bench: Bench) -> No
     bench.consume()
     assert {(lag.unread, lag.seconds) for lag in bench.log.lag()} == {(0, 0.0)}
     assert bench.log.lag("nobody") == []
+
+
+def test_a_new_cluster_says_that_nobody_reads() -> None:
+    broker = Broker().start()
+    log = KafkaLog(broker.settings())
+    log.ensure_topics()
+    assert log.lag() == []
+    log.close()
+    broker.close()
+
+
+@only_kafka
+def test_a_consumer_joins_although_that_takes_longer_than_a_poll(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_source, "_WAIT_MS", 1)
+    bench.say(A, 1)
+    bench.flush()
+    for number in range(3):
+        source = bench.log.source(f"{GROUP}{number}", READ)
+        assert len(first_of(source, 1)) == 1
+        source.close()
+
+
+@only_kafka
+def test_two_consumers_of_a_group_share_its_partitions(bench: Bench) -> None:
+    sources = [bench.log.source(GROUP, READ) for _ in range(2)]
+    until = time.monotonic() + PATIENCE
+    number = 0
+
+    def shares() -> list[set[int]]:
+        """Who reads which partitions, of a message of everybody."""
+        nonlocal number
+        number += 1
+        for key in KEYS:
+            bench.say(key, number)
+        bench.flush()
+        shared: list[set[int]] = [set(), set()]
+        while True:
+            for source, mine in zip(sources, shared, strict=True):
+                try:
+                    mine |= {entry.partition for entry in source.poll(500)}
+                    source.commit()
+                except Unavailable:
+                    continue  # they are being shared out
+            if bench.log.lag(GROUP) and not bench.unread():
+                return shared
+            assert time.monotonic() < until
+
+    while not all(shares()):
+        assert time.monotonic() < until
+    first, second = shares()
+    assert first and second and not first & second
+    assert first | second == {entry.partition for entry in bench.on_log("deliveries")}
+    for source in sources:
+        source.close()
 
 
 class _Late:
