@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,16 @@ A, B = KEYS[0], KEYS[1]
 PATIENCE = 30.0
 DAY = "86400000"
 FORTNIGHT = "1209600000"
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """As `shared.telemetry` has it. What the library logs holds errors, and those its broken sockets."""
+    library = logging.getLogger("kafka")
+    before = library.level
+    library.setLevel(logging.CRITICAL)
+    yield
+    library.setLevel(before)
 
 
 def _settings(log: Log) -> KafkaSettings:
@@ -322,21 +333,21 @@ def test_a_certificate_comes_in_without_a_password(guarded: Guarded) -> None:
         key=cert.private_key_pem.bytes().decode(),
     )
     _goes_through(mine)
-    _is_refused(replace(mine, certificate="", key=""))
+    _is_refused(replace(mine, certificate="", key=""), "does not answer")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
 def test_a_wrong_password_is_refused(guarded: Guarded, mechanism: str) -> None:
-    _is_refused(guarded.settings(mechanism=mechanism, password="open barley"))
+    _is_refused(guarded.settings(mechanism=mechanism, password="open barley"), "uthentication")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_broker_that_nobody_vouches_for_is_refused(guarded: Guarded) -> None:
-    _is_refused(guarded.settings(ca=_pem(trustme.CA())))
+    _is_refused(guarded.settings(ca=_pem(trustme.CA())), "certificate verify failed")
 
 
-def _is_refused(settings: KafkaSettings) -> None:
+def _is_refused(settings: KafkaSettings, why: str) -> None:
     log = KafkaLog(settings)
     record = Record("tasks", A, b"{}", {})
     for attempt in (
@@ -344,7 +355,7 @@ def _is_refused(settings: KafkaSettings) -> None:
         lambda: log.sink().send([record], Pass("followup/0", 1)),
         lambda: log.source(GROUP, ["tasks"]).poll(1),
     ):
-        with pytest.raises(Unavailable) as error:
+        with pytest.raises(Unavailable, match=why) as error:
             attempt()
         assert str(error.value).startswith(f"Kafka at {settings.bootstrap} does not answer"), error.value
         assert "open barley" not in str(error.value)
