@@ -39,7 +39,7 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc] # the library 
         if hung_up and self.config["sasl_mechanism"]:
             # The broker says what is wrong and hangs up; of both together the library sees only the end.
             return SaslAuthenticationFailedError("It hung up. Does it know this user and password?")
-        return failure
+        return self.failure
 
 
 def connect(make: Callable[..., T], settings: KafkaSettings, **options: Any) -> T:
