@@ -27,8 +27,8 @@ PERMIT_SECONDS = 15.0
 LEFT_SECONDS = 11.0
 BATCH_SECONDS = 2.0
 MAX_BATCH = 50
-# So many messages are with the provider at a time: it is the waiting for it that takes long.
-HANDS = 8
+# So many messages are with the provider at a time.
+HANDS = 1
 # Waits between attempts that certainly failed, in seconds; after the last the message has failed.
 DELAYS = (5, 15, 60, 300, 900, 3600, 7200)
 _SWEEP_SECONDS = 10.0
