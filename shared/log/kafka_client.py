@@ -38,8 +38,8 @@ class _Connections(KafkaConnectionManager):  # type: ignore[misc] # the library 
         hung_up = isinstance(failure, KafkaConnectionError) and "socket disconnected" in str(failure)
         if hung_up and self.config["sasl_mechanism"]:
             # The broker says what is wrong and hangs up; of both together the library sees only the end.
-            told: Exception = SaslAuthenticationFailedError("It hung up. Does it know this user and password?")
-            return told
+            why: Exception = SaslAuthenticationFailedError("It hung up. Does it know this user and password?")
+            return why
         return self.failure
 
 
