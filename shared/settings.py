@@ -6,16 +6,19 @@ import hashlib
 import hmac
 import json
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 from environs import Env, EnvError
 from marshmallow.validate import OneOf, Range
 
+from shared import provider_settings
 from shared.errors import HearbackError
+from shared.provider_settings import PREFIXES, SendGrid, Smtp, Twilio
 
 SERVICES = ("survey", "followup", "reporting")
 DATABASES = (*SERVICES, "log")
@@ -37,7 +40,8 @@ class Settings:
 
     `public_url` has no trailing slash. `database_urls` has the keys `survey`, `followup`,
     `reporting`, `log`. `secret` is at least 32 characters. `trusted_proxies` is how many reverse proxies
-    stand in front of us and set X-Forwarded-…; with 0 those headers are not believed.
+    stand in front of us and set X-Forwarded-…; with 0 those headers are not believed. What a provider
+    needs is None unless it is chosen. `extra_ca` are certificates (PEM) trusted besides the system's.
     """
 
     home: Path
@@ -48,11 +52,20 @@ class Settings:
     public_url: str = "http://127.0.0.1:8080"
     survey_url: str = "http://127.0.0.1:8080"
     log: Literal["embedded"] = "embedded"
-    mail: Literal["mailbox"] = "mailbox"
-    sms: Literal["mailbox"] = "mailbox"
+    mail: Literal["mailbox", "sendgrid", "smtp"] = "mailbox"
+    sms: Literal["mailbox", "twilio"] = "mailbox"
+    sendgrid: SendGrid | None = None
+    twilio: Twilio | None = None
+    smtp: Smtp | None = None
+    extra_ca: str = field(default="", repr=False)
     mailbox_url: str = "http://127.0.0.1:8080"
     trusted_proxies: int = 0
     database_urls: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def uses_mailbox(self) -> bool:
+        """Whether the local stand-in is the provider of any channel."""
+        return "mailbox" in (self.mail, self.sms)
 
     @property
     def local_url(self) -> str:
@@ -114,8 +127,8 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                     f"database in {home} yet: run `hearback up` once, or set it."
                 )
             env.str("HEARBACK_LOG", "embedded", validate=OneOf(["embedded"]))
-            env.str("HEARBACK_MAIL", "mailbox", validate=OneOf(["mailbox"]))
-            env.str("HEARBACK_SMS", "mailbox", validate=OneOf(["mailbox"]))
+            mail = env.str("HEARBACK_MAIL", "mailbox", validate=OneOf(["mailbox", "sendgrid", "smtp"]))
+            sms = env.str("HEARBACK_SMS", "mailbox", validate=OneOf(["mailbox", "twilio"]))
             return Settings(
                 home=home,
                 secret=secret,
@@ -125,6 +138,12 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                 public_url=(env.str("HEARBACK_PUBLIC_URL", "") or here).rstrip("/"),
                 survey_url=(env.str("HEARBACK_SURVEY_URL", "") or here).rstrip("/"),
                 mailbox_url=(env.str("HEARBACK_MAILBOX_URL", "") or here).rstrip("/"),
+                mail=cast(Any, mail),
+                sms=cast(Any, sms),
+                sendgrid=provider_settings.sendgrid(env) if mail == "sendgrid" else None,
+                twilio=provider_settings.twilio(env) if sms == "twilio" else None,
+                smtp=provider_settings.smtp(env) if mail == "smtp" else None,
+                extra_ca=_certificates(env.str("HEARBACK_EXTRA_CA", "")),
                 trusted_proxies=env.int("HEARBACK_TRUSTED_PROXIES", 0, validate=Range(0, 5)),
                 database_urls=urls,
             )
@@ -158,12 +177,23 @@ class _only:
 def _with_files(environ: Mapping[str, str]) -> dict[str, str]:
     values = dict(environ)
     for name, path in environ.items():
-        if name.startswith("HEARBACK_") and name.endswith("_FILE") and path:
+        if name.startswith(PREFIXES) and name.endswith("_FILE") and path:
             text = _read(Path(path))
             if not text:
                 raise BadSettings(f"{name} names {path}, which is empty or cannot be read.")
             values.setdefault(name.removesuffix("_FILE"), text)
     return values
+
+
+def _certificates(pem: str) -> str:
+    if pem:
+        try:
+            ssl.create_default_context(cadata=pem)
+        except (ssl.SSLError, ValueError) as error:
+            raise EnvError(
+                "HEARBACK_EXTRA_CA is no certificate in PEM; HEARBACK_EXTRA_CA_FILE names a file."
+            ) from error
+    return pem
 
 
 def _read(path: Path) -> str:

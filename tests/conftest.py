@@ -12,11 +12,12 @@ import pytest
 from shared.clock import ManualClock
 from shared.db import Database
 from shared.ids import SystemIds
+from shared.provider_settings import PREFIXES
 from shared.settings import Settings
 from tests.support.postgres import FreshDatabases, TestPostgres
 
 # No setting of the person who runs the tests may change what they say.
-for _name in [name for name in os.environ if name.startswith("HEARBACK_") and name != "HEARBACK_NO_SKIPS"]:
+for _name in [name for name in os.environ if name.startswith(PREFIXES) and name != "HEARBACK_NO_SKIPS"]:
     del os.environ[_name]
 
 _FOLDERS = ("unit", "contract", "integration", "faults", "browser", "bench")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -10,6 +11,9 @@ from shared.errors import HearbackError
 from shared.settings import Settings
 
 Channel = Literal["email", "sms"]
+
+# The reason of a failure that is an opt-out (the recipient said so to the provider): survey notes it as one.
+OPTED_OUT = "The recipient has opted out at the provider."
 
 # A provider that has not answered by then may or may not have taken the message (a permit lives longer).
 TIMEOUT_SECONDS = 10.0
@@ -49,6 +53,18 @@ class TransportError(HearbackError):
         self.permanent = permanent
 
 
+class RefusesUsError(TransportError):
+    """The provider takes nothing from us at all: a wrong key, sender or account.
+
+    Ours to mend and not the message's fault, so it waits for as long as that takes.
+    """
+
+    slug = "provider-refuses-us"
+
+    def __init__(self, message: str, *, retry_after: int = 60) -> None:
+        super().__init__(message, permanent=False, retry_after=retry_after)
+
+
 class UncertainError(TransportError):
     """Nobody can tell whether the provider took the message; it must not be sent again unasked."""
 
@@ -71,19 +87,23 @@ class Transport(Protocol):
 
 
 def transport(settings: Settings, channel: str) -> Transport:
-    """The transport that the settings choose for `channel`."""
-    from shared.channels.mailbox import MailboxTransport
+    """The transport that the settings choose for `channel`; only its own provider's library is loaded.
 
+    Connections and clients are kept by process and thread, not by transport: making one costs nothing.
+    """
     chosen = {"email": settings.mail, "sms": settings.sms}.get(channel)
-    if chosen != "mailbox":
+    if chosen is None:
         raise TransportError(f"There is no way to send on the channel {channel}.", permanent=True)
-    return MailboxTransport(settings)
+    made: Transport = importlib.import_module(f"shared.channels.{chosen}").transport(settings)
+    return made
 
 
 __all__ = [
+    "OPTED_OUT",
     "TIMEOUT_SECONDS",
     "Channel",
     "Message",
+    "RefusesUsError",
     "Transport",
     "TransportError",
     "UncertainError",

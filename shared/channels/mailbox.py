@@ -22,6 +22,11 @@ SIGNATURE_HEADER = "X-Mailbox-Signature"
 STALE_SECONDS = 300
 
 
+def transport(settings: Settings) -> MailboxTransport:
+    """The way to the mailbox, for any channel."""
+    return MailboxTransport(settings)
+
+
 class MailboxTransport:
     """Speaks to the mailbox over a pool of kept connections, one pool a process."""
 

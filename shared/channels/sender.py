@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, Literal
 
 import structlog
 
-from shared.channels import Message, Transport, TransportError, UncertainError, ledger
+from shared.channels import Message, RefusesUsError, Transport, TransportError, UncertainError, ledger
 from shared.channels.ledger import Delivery
 from shared.clock import Clock
 from shared.db import Database, Tx, is_transient
@@ -77,7 +78,8 @@ class Sender:
     `permits` and `render` are asked outside of any transaction; `settled` runs in the very transaction
     that settles the deliveries in the ledger, `afterwards` after its commit (to tell another service).
     `only_own`: another sender of this service looks after the other kinds when one of them has died.
-    A permit's life is counted on the monotonic clock from before it was asked for.
+    A permit's life is counted on the monotonic clock from before it was asked for. When a provider says
+    how long to wait, nothing is handed to it meanwhile.
     """
 
     db: Database
@@ -92,6 +94,7 @@ class Sender:
     pause: Callable[[float], None] = time.sleep
     _seconds_each: float = field(default=0.1, init=False)
     _swept_at: float = field(default=float("-inf"), init=False)
+    _paused: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
 
     def step(self) -> bool:
         """One batch; returns whether there may be more to do at once."""
@@ -148,6 +151,10 @@ class Sender:
             log.error("sender.render_failed", delivery=one.id, kind=one.kind, exc_info=error)
             self._settle([Outcome(one, "failed", reason="The message could not be written.")])
             return
+        until, why = self._paused.get(message.channel, (float("-inf"), ""))
+        if (left := until - self.clock.monotonic()) > 0:
+            self._return([one], math.ceil(left), why)
+            return
         with self.db.transaction() as tx:
             ours = ledger.begin_hand_over(tx, one.id)
         if not ours:
@@ -156,13 +163,16 @@ class Sender:
             # Writing it took too long: a slow provider could have it after the permit is over.
             self._return([one], 0, None)
             return
-        retry_after = 0
+        retry_after, counted = 0, True
         try:
             provider_id = way.send(message)
         except UncertainError as error:
             outcome = Outcome(one, "uncertain", reason=error.message)
         except TransportError as error:
-            outcome, retry_after = _failure(one, error), error.retry_after or 0
+            counted = not isinstance(error, RefusesUsError)
+            outcome, retry_after = _failure(one, error, counted=counted), error.retry_after or 0
+            if retry_after and not error.permanent:
+                self._paused[message.channel] = (self.clock.monotonic() + retry_after, error.message)
         except Exception as error:
             log.error("sender.transport_broke", delivery=one.id, exc_info=error)
             outcome = Outcome(one, "uncertain", reason="The hand-over broke off.")
@@ -171,8 +181,8 @@ class Sender:
             outcome = Outcome(one, "handed", provider_id=provider_id)
         crash_at("sender.before_settle")
         if outcome.result == "returned":
-            wait = max(retry_after, DELAYS[min(one.attempts, len(DELAYS)) - 1])
-            self._return([one], wait, outcome.reason, counted=True)
+            wait = max(retry_after, DELAYS[min(one.attempts, len(DELAYS)) - 1] if counted else 0)
+            self._return([one], wait, outcome.reason, counted=counted)
         else:
             self._settle([outcome])
 
@@ -234,9 +244,9 @@ class Sender:
             self.afterwards(outcomes)
 
 
-def _failure(one: Delivery, error: TransportError) -> Outcome:
+def _failure(one: Delivery, error: TransportError, *, counted: bool) -> Outcome:
     if error.permanent:
         return Outcome(one, "failed", reason=error.message)
-    if one.attempts > len(DELAYS):
+    if counted and one.attempts > len(DELAYS):
         return Outcome(one, "failed", reason=f"{error.message} Tried {one.attempts} times.")
     return Outcome(one, "returned", reason=error.message)

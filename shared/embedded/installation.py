@@ -28,6 +28,7 @@ from shared.embedded.readiness import Part
 from shared.embedded.supervisor import POSTGRES, WEB, Supervisor
 from shared.ids import SystemIds
 from shared.migrate import migrate
+from shared.provider_settings import PREFIXES
 from shared.settings import DATABASES, Settings, load, reachable
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
@@ -230,8 +231,11 @@ class Installation:
         """Changes when the running processes would be others if they were started now."""
         said = hashlib.sha256(manager.configuration(self.home, self._programs()).encode())
         for name in sorted(os.environ):
-            if name.startswith("HEARBACK_") and name != "HEARBACK_HOME":
-                said.update(f"{name}={os.environ[name]}\0".encode())
+            if name.startswith(PREFIXES) and name != "HEARBACK_HOME":
+                value = os.environ[name]
+                # A key that was replaced in its file is another key.
+                kept = _read(Path(value)) if name.endswith("_FILE") else ""
+                said.update(f"{name}={value}\0{kept}\0".encode())
         for package in ("shared", "services"):
             for path, _, files in sorted(os.walk(_ROOT / package)):
                 for name in sorted(files):

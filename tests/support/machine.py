@@ -18,6 +18,7 @@ import psutil
 import urllib3
 
 from shared.embedded.postgres import free_port
+from shared.provider_settings import PREFIXES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -37,7 +38,7 @@ class Machine:
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Starts a `hearback` command."""
         clean = {
-            name: value for name, value in os.environ.items() if not name.startswith(("HEARBACK_", "PYTEST_"))
+            name: value for name, value in os.environ.items() if not name.startswith((*PREFIXES, "PYTEST_"))
         }
         return subprocess.Popen(
             [sys.executable, "-m", "shared.cli", *arguments],

@@ -96,5 +96,5 @@ def settled() -> Any:
         for one in data["results"]
     ]
     with service().db.transaction() as tx:
-        settle.notices(tx, results)
+        settle.notices(tx, results, opt_out_fingerprints())
     return "", 204

@@ -75,7 +75,7 @@ def test_an_opt_out_ends_its_wait_when_the_message_is_settled(survey: Asking) ->
     def later() -> None:
         time.sleep(0.4)
         with survey.db.transaction() as tx:
-            settle.notices(tx, [settle.Result(request.id, "handed", "p")])
+            settle.notices(tx, [settle.Result(request.id, "handed", "p")], survey.fingerprints)
 
     thread = threading.Thread(target=later)
     thread.start()

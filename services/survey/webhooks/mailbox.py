@@ -1,4 +1,4 @@
-"""What providers post to us: signed, checked over the raw body, each event with one effect."""
+"""The mailbox's webhook: what became of a message, and what a customer wrote back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, vali
 
 from services.survey.commands import inbound, preferences, settle
 from services.survey.edge import opt_out_fingerprints
+from services.survey.webhooks.once import fresh
 from shared.channels import mailbox
-from shared.errors import Invalid
+from shared.errors import Invalid, NotFound
 from shared.web import body_limit, public, service
-
-bp = Blueprint("webhooks", __name__)
 
 
 class MailboxEvent(Schema):
@@ -42,7 +41,11 @@ _EVENT = MailboxEvent()
 REPORTS = ("delivered", "bounced", "failed", "complained")
 
 
-@bp.post("/webhooks/mailbox")
+def register(bp: Blueprint) -> None:
+    """Adds the route."""
+    bp.add_url_rule("/webhooks/mailbox", view_func=mailbox_event, methods=["POST"])
+
+
 @public(csrf=False)
 @body_limit(65_536)
 def mailbox_event() -> Response:
@@ -51,6 +54,8 @@ def mailbox_event() -> Response:
     A forged, stale or truncated one is refused and changes nothing.
     """
     here = service()
+    if not here.settings.uses_mailbox:
+        raise NotFound("There is no such page.")
     body = request.get_data(cache=False)
     headers = request.headers
     mailbox.verify(
@@ -67,18 +72,13 @@ def mailbox_event() -> Response:
     at: datetime = min(event["at"].astimezone(UTC), here.clock.now())
     stopped = None
     with here.db.transaction() as tx:
-        # Whoever comes second waits here until the first has committed, then has nothing to do.
-        fresh = tx.execute(
-            "INSERT INTO webhook_event (provider, event_id, at) VALUES ('mailbox', %s, %s)"
-            " ON CONFLICT DO NOTHING",
-            (event["id"], tx.now),
-        )
-        if fresh and event["type"] == "inbound":
+        new = fresh(tx, "mailbox", event["id"])
+        if new and event["type"] == "inbound":
             received = inbound.receive(
                 tx, event["id"], event["sender"], event["text"] or "", at, opt_out_fingerprints()
             )
             stopped = received.stopped
-        elif fresh and event["type"] in REPORTS:
+        elif new and event["type"] in REPORTS:
             report = (event["delivery_id"] or "", event["type"], event["reason"], at)
             settle.report(tx, *report, opt_out_fingerprints())
     if stopped:
