@@ -29,6 +29,16 @@ UNREACHABLE_SECONDS = 5
 _LONGEST_WAIT = 3600
 
 
+# The most telling first: urllib3 wraps one error in another.
+_REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLCertVerificationError, "its certificate is not trusted"),
+    (ssl.SSLError, "no secure connection came about"),
+    (socket.gaierror, "its name is not known"),
+    (ConnectionRefusedError, "the connection was refused"),
+    (TimeoutError, "no connection within seconds"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a provider answered; `body` is empty when it broke off after the headers."""
@@ -46,6 +56,7 @@ class _Call(threading.local):
 
 
 _call = _Call()
+_making = threading.Lock()
 
 
 def call(
@@ -100,19 +111,16 @@ def _body(answer: urllib3.BaseHTTPResponse) -> bytes:
 
 def reason(error: BaseException | None) -> str:
     """Why there was no connection, in a few words without names of people or hosts."""
+    chain: list[object] = []
     while error is not None:
-        for one in (error, *error.args):
-            if isinstance(one, ssl.SSLCertVerificationError):
-                return f"its certificate is not trusted ({one.verify_message}; see HEARBACK_EXTRA_CA)"
-            if isinstance(one, ssl.SSLError):
-                return "no secure connection came about"
-            if isinstance(one, socket.gaierror | urllib3.exceptions.NameResolutionError):
-                return "its name is not known"
-            if isinstance(one, ConnectionRefusedError):
-                return "the connection was refused"
-            if isinstance(one, TimeoutError | urllib3.exceptions.TimeoutError):
-                return "no connection within seconds"
+        chain += [error, *error.args]
         error = error.__cause__ or error.__context__
+    for kind, said in _REASONS:
+        found = next((one for one in chain if isinstance(one, kind)), None)
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return f"{said} ({found.verify_message}; see HEARBACK_EXTRA_CA)"
+        if found is not None:
+            return said
     return "no connection"
 
 
@@ -149,8 +157,13 @@ def tls_context(extra_ca: str) -> ssl.SSLContext:
     return context
 
 
-@lru_cache(maxsize=4)
 def _pool(process: int, extra_ca: str) -> urllib3.PoolManager:
+    with _making:  # threads that begin together shall not make one each
+        return _make_pool(process, extra_ca)
+
+
+@lru_cache(maxsize=4)
+def _make_pool(process: int, extra_ca: str) -> urllib3.PoolManager:
     # By process: connections made before a fork must not be used by two. Loading certificates takes 20 ms.
     pool = urllib3.PoolManager(num_pools=8, maxsize=64, ssl_context=tls_context(extra_ca))
     pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}

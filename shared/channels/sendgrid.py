@@ -94,8 +94,8 @@ def build(message: Message) -> dict[str, Any]:
 def verdict(answer: Answer, now: float) -> str:
     """What an answer to a hand-over means: SendGrid's id, or an error that says whether it was taken."""
     status = answer.status
-    if status == 202:
-        return answer.headers.get("X-Message-Id", "")
+    if status == 202 and (id := answer.headers.get("X-Message-Id")):
+        return id
     if status in (408, 429):
         raise TransportError(
             "SendGrid asks to wait.", permanent=False, retry_after=retry_after(answer.headers, now)

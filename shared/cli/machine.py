@@ -29,6 +29,10 @@ def up() -> None:
     steps = show.Steps()
     started = Installation(home).up(steps)
     _welcome(steps.console, started)
+    if started.refused:
+        raise click.ClickException(
+            f"Everything runs, but messages wait: {'; '.join(started.refused)}. Then run `hearback up` again."
+        )
 
 
 def _welcome(console: Console, started: Started) -> None:
@@ -37,7 +41,7 @@ def _welcome(console: Console, started: Started) -> None:
     if started.admin:
         login, password = started.admin
         rows += [("Log in as", login), ("one-time password", f"{password}  (shown this once)")]
-    if "mailbox" in (settings.mail, settings.sms):
+    if settings.uses_mailbox:
         rows.append(("Mailbox", f"{settings.mailbox_url}/mailbox/"))
     console.print()
     for name, value in rows:

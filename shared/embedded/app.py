@@ -38,7 +38,7 @@ def mounted(
         apps[name] = importlib.import_module(f"services.{name}.app").create_app(
             settings, clock=clock, ids=ids
         )
-    if "survey" in services and "mailbox" in (settings.mail, settings.sms):
+    if "survey" in services and settings.uses_mailbox:
         apps["mailbox"] = importlib.import_module("shared.mailbox.app").create_app(
             settings, clock=clock, ids=ids
         )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from shared.channels import credentials
 from shared.embedded import home as folder
 from shared.embedded import readiness
 from shared.embedded.installation import Installation
@@ -44,7 +45,10 @@ def examine(installation: Installation) -> Iterator[Part]:
 def _parts(settings: Settings, installation: Installation) -> Iterator[Part]:
     yield from (_said(part, "ready") for part in readiness.web(settings))
     yield from (_said(part, "ready") for part in readiness.workers(settings, installation.supervisor))
-    yield _said(readiness.mailbox(settings), f"{settings.mailbox_url}/mailbox/")
+    if settings.uses_mailbox:
+        yield _said(readiness.mailbox(settings), f"{settings.mailbox_url}/mailbox/")
+    for found in credentials.check(settings):
+        yield Part(found.name, found.problem, {"said": found.said})
     behind = readiness.replicas(settings, late=readiness.LATE)
     yield from (_said(part, str(part.facts.get("said", "nothing waits"))) for part in behind)
 

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import psutil
 
+from shared.channels import credentials
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.embedded import home as folder
@@ -52,10 +53,14 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What `up` has to say at its end. `admin` is (login, one-time password), at the first start only."""
+    """What `up` has to say at its end. `admin` is (login, one-time password), at the first start only.
+
+    `refused` are sentences on providers that do not accept us: everything runs, and nothing can be sent.
+    """
 
     settings: Settings
     admin: tuple[str, str] | None
+    refused: tuple[str, ...] = ()
 
 
 class Installation:
@@ -82,8 +87,13 @@ class Installation:
             self.home, lambda: progress.note("Another `hearback up` or `down` is at work; waiting for it.")
         ):
             settings = self._start(progress)
+            refused = self._refused(settings, progress)
             with progress.step("Waiting until every part is ready") as told:
-                self._wait(lambda: self.unready(settings), timeout, told)
+                self._wait(
+                    lambda: [p for p in self.unready(settings) if not (refused and readiness.only_sender(p))],
+                    timeout,
+                    told,
+                )
             admin = first_admin(settings)
             try:
                 with progress.step("Letting all parts know of each other") as told:
@@ -94,7 +104,21 @@ class Installation:
                 if admin is None:
                     raise
                 progress.note(error.message)  # the password below is said only once: it must not get lost
-            return Started(settings, admin)
+            return Started(settings, admin, refused)
+
+    def _refused(self, settings: Settings, progress: Progress) -> tuple[str, ...]:
+        """What is certainly wrong with the providers' credentials; who cannot be reached is only noted.
+
+        Neither keeps anything from starting: answers are to be heard although nothing can be sent.
+        """
+        if settings.mail == settings.sms == "mailbox":
+            return ()
+        with progress.step("Asking the providers whether they accept us"):
+            found = credentials.check(settings)
+        for one in found:
+            if one.problem and not one.wrong:
+                progress.note(f"{one.name}: {one.problem}. Its messages wait until that is mended.")
+        return tuple(one.problem for one in found if one.wrong)
 
     def _start(self, progress: Progress) -> Settings:
         if self.supervisor.alive():
@@ -159,7 +183,7 @@ class Installation:
         looks: Sequence[Callable[[], list[Part]]] = (
             lambda: readiness.programs(self.supervisor, self.names()),
             lambda: [*readiness.web(settings), *readiness.workers(settings, self.supervisor)],
-            lambda: [readiness.mailbox(settings)],
+            lambda: [readiness.mailbox(settings)] if settings.uses_mailbox else [],
         )
         for look in looks:
             if wrong := [part for part in look() if not part.ok]:
