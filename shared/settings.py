@@ -190,9 +190,7 @@ def _certificates(pem: str) -> str:
         try:
             ssl.create_default_context(cadata=pem)
         except (ssl.SSLError, ValueError) as error:
-            raise EnvError(
-                "HEARBACK_EXTRA_CA is no certificate in PEM; HEARBACK_EXTRA_CA_FILE names a file."
-            ) from error
+            raise EnvError("HEARBACK_EXTRA_CA is no certificate in PEM.") from error
     return pem
 
 

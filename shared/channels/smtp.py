@@ -198,19 +198,29 @@ class _Session:
                 self._expect(smtp.starttls(context=context), "STARTTLS", ours=True)
                 self._expect(smtp.ehlo(), "us", ours=True)
             if self.us.user:
-                smtp.login(self.us.user, self.us.password)
+                self._log_in(smtp)
         except smtplib.SMTPAuthenticationError as error:
             if 400 <= error.smtp_code < 500:
                 raise TransportError("The mail server asks to wait.", permanent=False) from error
             raise RefusesUsError("The mail server does not accept SMTP_USER and SMTP_PASSWORD.") from error
-        except smtplib.SMTPNotSupportedError as error:
-            raise RefusesUsError("The mail server offers no login: see SMTP_USER and SMTP_TLS.") from error
+        except UnicodeError as error:
+            raise RefusesUsError("SMTP_USER or SMTP_PASSWORD has characters that no login has.") from error
         except smtplib.SMTPResponseException as error:
             self._expect((error.smtp_code, b""), "us", ours=True)
             raise _unreachable(error) from error
         except (OSError, smtplib.SMTPException) as error:
             raise _unreachable(error) from error
         return smtp
+
+    def _log_in(self, smtp: _Plain | _Secure) -> None:
+        # One way only: smtplib's `login` tries the next after a wrong password, and a server that has
+        # closed by then would look as if it were out of reach.
+        offered = smtp.esmtp_features.get("auth", "").upper().split()
+        way = next((one for one in ("PLAIN", "LOGIN", "CRAM-MD5") if one in offered), None)
+        if way is None:
+            raise RefusesUsError("The mail server offers no login: see SMTP_USER and SMTP_TLS.")
+        smtp.user, smtp.password = self.us.user, self.us.password
+        smtp.auth(way, getattr(smtp, f"auth_{way.lower().replace('-', '_')}"))
 
     def noop(self) -> None:
         """Asks whether the server is there."""

@@ -28,7 +28,7 @@ MESSAGE_PATH, STATUS_PATH = "/webhooks/twilio/message", "/webhooks/twilio/status
 ARGUMENT = "delivery_id"
 
 # https://www.twilio.com/docs/api/errors, by whose fault it is. Everything else with a 4xx is the message's.
-STOPPED = 21610
+STOPPED, _UNKNOWN = 21610, 20404
 _WAIT = frozenset({14107, 20429, 21611, 30001, 63038})  # rates, and queues that are full
 _OURS = frozenset(
     # Authentication, the account, the sender, the messaging service, the callback's address.
@@ -72,10 +72,8 @@ class TwilioTransport:
         return str(made.sid)
 
 
-def verdict(answer: Answer | None, code: int | None, now: float) -> TransportError:
+def verdict(answer: Answer, code: int | None, now: float) -> TransportError:
     """What a call that did not end well means. `code` is Twilio's own, when its answer has one."""
-    if answer is None:
-        return UncertainError("The hand-over to Twilio broke off.")
     status = answer.status
     if status == 429 or code in _WAIT or status == 408:
         return TransportError(
@@ -107,21 +105,21 @@ def check(settings: Settings) -> str:
     if account.status != "active":
         raise RefusesUsError(f"The Twilio account of TWILIO_ACCOUNT_SID is {account.status}.")
     client = _make(us, settings.extra_ca)
+    found: object = None
     try:
         if us.sender.startswith("+"):
-            numbers = client.api.incoming_phone_numbers
-            if not _asking(client, lambda: numbers.list(phone_number=us.sender, limit=1)):
-                raise RefusesUsError("TWILIO_FROM is no number of this Twilio account.")
+            numbers = client.incoming_phone_numbers
+            found = _asking(client, lambda: numbers.list(phone_number=us.sender, limit=1))
         elif us.service_sid:
             client.messaging.base_url = us.url.replace("//api.", "//messaging.", 1)
             _asking(client, lambda: client.messaging.v1.services(us.service_sid).fetch())
-    except RefusesUsError as error:
-        cause: Any = error.__cause__
-        if cause is None or getattr(cause, "code", None) in (20003, 20404):
-            raise
-        # A key that may send and not look anything up: then sending will tell.
     except TransportError:
-        pass
+        # A key that may send, but not look anything up, is fine: then sending will tell.
+        answer: Answer | None = client.http_client.last
+        if answer is not None and (answer.status == 401 or _code(answer) == _UNKNOWN):
+            raise
+    if found == []:
+        raise RefusesUsError("TWILIO_FROM is no number of this Twilio account.")
     return "the account is active"
 
 
@@ -134,12 +132,21 @@ def _asking(client: Client, ask: Any) -> Any:
     except TransportError:
         raise
     except Exception as error:
-        # Two unrelated classes of the SDK carry a code; a body that it cannot read has none.
-        code = getattr(error, "code", None)
         answer: Answer | None = ours.last
-        if answer is not None and 200 <= answer.status < 300:
+        if answer is None:  # `call` raises what the port demands: the SDK has not come that far
+            raise TransportError("The text cannot be written as Twilio wants it.", permanent=True) from error
+        if 200 <= answer.status < 300:
             raise UncertainError("Twilio's answer cannot be read.") from error
-        raise verdict(answer, code if isinstance(code, int) else None, time.time()) from error
+        raise verdict(answer, _code(answer), time.time()) from error
+
+
+def _code(answer: Answer) -> int | None:
+    """Twilio's own code in an answer; the SDK's exceptions have it or not, by what was asked."""
+    try:
+        code = json.loads(answer.body)["code"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return code if isinstance(code, int) else None
 
 
 _here = threading.local()

@@ -25,6 +25,7 @@ from shared.db import Database
 from shared.embedded.owner import find_owner
 from shared.ids import SystemIds
 from shared.log import Log, open_log
+from shared.provider_settings import PREFIXES
 from shared.settings import SERVICES, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,10 +83,12 @@ class Running:
     """An installation in a folder of its own, on databases that are there already.
 
     Processes are started and killed one by one; nothing starts them again but the test. `crash_at`
-    names a point of `shared.faults`; the process that passes it first dies, once.
+    names a point of `shared.faults`; the process that passes it first dies, once. `more` are further
+    variables of their environment.
     """
 
     settings: Settings
+    more: Mapping[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     databases: dict[str, Database] = field(default_factory=dict)
 
@@ -217,7 +220,7 @@ class Running:
 
     def _environment(self) -> dict[str, str]:
         settings = self.settings
-        mine = {name: value for name, value in os.environ.items() if not name.startswith("HEARBACK_")}
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)}
         urls = {f"HEARBACK_{name.upper()}_DATABASE_URL": url for name, url in settings.database_urls.items()}
         return {
             **mine,
@@ -227,6 +230,7 @@ class Running:
             "HEARBACK_PORT": str(settings.port),
             "HOME": str(settings.home),
             "PYTHONPATH": str(ROOT),
+            **self.more,
         }
 
 
@@ -253,7 +257,7 @@ class Cast:
 
 
 @contextlib.contextmanager
-def running(urls: Mapping[str, str]) -> Iterator[Running]:
+def running(urls: Mapping[str, str], more: Mapping[str, str] | None = None) -> Iterator[Running]:
     """An installation on the databases of `urls`, with a free port and a folder; ended at the end."""
     home = Path(tempfile.mkdtemp(prefix="hearback-run-"))
     (home / "run").mkdir()
@@ -262,7 +266,7 @@ def running(urls: Mapping[str, str]) -> Iterator[Running]:
     here = f"http://127.0.0.1:{port}"
     settings = Settings(home=home, secret=secrets.token_urlsafe(32), database_urls=dict(urls))
     settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=here)
-    found = Running(settings)
+    found = Running(settings, more or {})
     log = found.log()
     log.ensure_topics()
     log.close()

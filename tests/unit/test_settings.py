@@ -77,6 +77,75 @@ def test_names_the_setting_that_is_wrong(tmp_path: Path, name: str, value: str) 
         load(environment(tmp_path, **{name: value}))
 
 
+# An event webhook's public key as SendGrid shows it: P-256 in DER, base64.
+KEY = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE" + "A" * 86 + "=="
+SENDGRID = {
+    "HEARBACK_MAIL": "sendgrid", "SENDGRID_API_KEY": "SG.hush", "SENDGRID_WEBHOOK_PUBLIC_KEY": KEY,
+}  # fmt: skip
+TWILIO = {
+    "HEARBACK_SMS": "twilio", "TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "hush",
+    "TWILIO_FROM": "+14155550100",
+}  # fmt: skip
+SMTP = {"HEARBACK_MAIL": "smtp", "SMTP_HOST": "mail.example.org"}
+
+
+def test_knows_of_providers_what_is_chosen_and_nothing_else(tmp_path: Path) -> None:
+    settings = load(environment(tmp_path, **SENDGRID, **TWILIO))
+    assert settings.sendgrid is not None and settings.twilio is not None and settings.smtp is None
+    assert settings.sendgrid.url == "https://api.sendgrid.com" and len(settings.sendgrid.webhook_key) == 91
+    assert (settings.twilio.sender, settings.twilio.service_sid) == ("+14155550100", "")
+    assert not settings.uses_mailbox and "hush" not in repr(settings)
+    mailbox = {"HEARBACK_MAIL": "mailbox", "HEARBACK_SMS": "mailbox"}
+    unchosen = load(environment(tmp_path, **(SENDGRID | TWILIO | mailbox)))
+    assert unchosen.uses_mailbox and (unchosen.sendgrid, unchosen.twilio) == (None, None)
+
+
+def test_provider_keys_come_from_files_too(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("SG.of-the-file\n")
+    given = environment(tmp_path, **SENDGRID, SENDGRID_API_KEY_FILE=str(tmp_path / "key"))
+    del given["SENDGRID_API_KEY"]
+    settings = load(given)
+    assert settings.sendgrid is not None and settings.sendgrid.api_key == "SG.of-the-file"
+
+
+def test_a_mail_server_has_the_port_of_its_kind_of_tls(tmp_path: Path) -> None:
+    for tls, port in (("starttls", 587), ("tls", 465), ("none", 25)):
+        settings = load(environment(tmp_path, **SMTP, SMTP_TLS=tls))
+        assert settings.smtp is not None and settings.smtp.port == port
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "named"),
+    [
+        (SENDGRID, {"SENDGRID_API_KEY": ""}, "SENDGRID_API_KEY is not set"),
+        (SENDGRID, {"SENDGRID_API_KEY": "two words"}, "SENDGRID_API_KEY"),
+        (SENDGRID, {"SENDGRID_WEBHOOK_PUBLIC_KEY": ""}, "SENDGRID_WEBHOOK_PUBLIC_KEY is not set"),
+        (SENDGRID, {"SENDGRID_WEBHOOK_PUBLIC_KEY": KEY[:-8]}, "SENDGRID_WEBHOOK_PUBLIC_KEY"),
+        (SENDGRID, {"SENDGRID_WEBHOOK_PUBLIC_KEY": "é"}, "SENDGRID_WEBHOOK_PUBLIC_KEY"),
+        (SENDGRID, {"SENDGRID_API_URL": "api.sendgrid.com"}, "SENDGRID_API_URL"),
+        (SENDGRID, {"HEARBACK_EXTRA_CA": "not PEM"}, "HEARBACK_EXTRA_CA"),
+        (TWILIO, {"TWILIO_ACCOUNT_SID": ""}, "TWILIO_ACCOUNT_SID is not set"),
+        (TWILIO, {"TWILIO_ACCOUNT_SID": "SK1"}, "TWILIO_ACCOUNT_SID"),
+        (TWILIO, {"TWILIO_AUTH_TOKEN": ""}, "TWILIO_AUTH_TOKEN is not set"),
+        (TWILIO, {"TWILIO_FROM": ""}, "TWILIO_FROM is not set"),
+        (TWILIO, {"TWILIO_FROM": "0123 456"}, "TWILIO_FROM"),
+        (TWILIO, {"TWILIO_MESSAGING_SERVICE_SID": "MG1"}, "both set"),
+        (TWILIO, {"TWILIO_FROM": "", "TWILIO_MESSAGING_SERVICE_SID": "XX"}, "TWILIO_MESSAGING_SERVICE_SID"),
+        (TWILIO, {"TWILIO_API_KEY": "SK1"}, "TWILIO_API_SECRET is not set"),
+        (SMTP, {"SMTP_HOST": ""}, "SMTP_HOST is not set"),
+        (SMTP, {"SMTP_TLS": "ssl"}, "SMTP_TLS"),
+        (SMTP, {"SMTP_PORT": "0"}, "SMTP_PORT"),
+        (SMTP, {"SMTP_USER": "u"}, "SMTP_PASSWORD is not set"),
+        (SMTP, {"SMTP_TLS": "none", "SMTP_USER": "u", "SMTP_PASSWORD": "p"}, "SMTP_TLS"),
+    ],
+)
+def test_names_what_a_provider_still_needs(
+    tmp_path: Path, given: dict[str, str], changes: dict[str, str], named: str
+) -> None:
+    with pytest.raises(BadSettings, match=named):
+        load(environment(tmp_path, **(given | changes)), first_start=True)
+
+
 def test_leaves_the_environment_as_it_was(tmp_path: Path) -> None:
     before = dict(os.environ)
     load(environment(tmp_path))
