@@ -102,7 +102,7 @@ def check(settings: Settings) -> str:
     # With the token, whatever texts are sent with: it signs the webhooks, and most API keys may not ask this.
     owner = _make(replace(us, key_sid="", key_secret=""), settings.extra_ca)
     account = _asking(owner, lambda: owner.api.accounts(us.account_sid).fetch())
-    if account.status != "active":
+    if account.status in ("suspended", "closed"):
         raise RefusesUsError(f"The Twilio account of TWILIO_ACCOUNT_SID is {account.status}.")
     client = _make(us, settings.extra_ca)
     found: object = None
