@@ -30,11 +30,18 @@ tour: test-environment ## Take the README's pictures again, from a running demo
 .PHONY: test
 test: test-environment ## Run all tests (ARGS="tests/unit -k nps" for some)
 	@.ci/chromium
+	@.ci/kafka
 	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 .PHONY: faults
 faults: test-environment ## Kill processes at the worst moments and check that nothing is lost (SEEDS=20 for more)
-	@$(bin)/python -m pytest tests/faults $(ARGS)
+	@.ci/kafka
+	@TRIALS=$${TRIALS:-2000} $(bin)/python -m pytest tests/faults $(ARGS)
+
+.PHONY: bench
+bench: test-environment ## Measure, and show a table of ratios (ARGS="answers page" for some, REPEATS=5)
+	@.ci/kafka
+	@$(bin)/python -m tests.bench $(if $(REPEATS),--repeats $(REPEATS)) $(ARGS)
 
 .PHONY: lint
 lint: test-environment ## Check style, types and the layers

@@ -17,6 +17,10 @@ POINTS = frozenset(
         "sender.after_claim",
         "sender.after_hand_over",
         "sender.before_settle",
+        "move.still",
+        "move.drained",
+        "move.half_switched",
+        "move.told",
     }
 )
 

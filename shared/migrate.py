@@ -75,15 +75,23 @@ def run() -> None:
 
 def execute_sql(service: str) -> None:
     """For the first migration: the shared tables of `service`, then its own `0001_initial.sql`."""
+    for name in SHARED_SQL[service]:
+        execute_file(name)
+    if service != "log":
+        _execute(_folder(service) / "versions" / "0001_initial.sql")
+
+
+def execute_file(name: str) -> None:
+    """For a migration that several services have: a file of SQL under `shared/`."""
+    _execute(_ROOT / "shared" / name)
+
+
+def _execute(file: Path) -> None:
     from alembic import op
 
-    files = [_ROOT / "shared" / name for name in SHARED_SQL[service]]
-    if service != "log":
-        files.append(_folder(service) / "versions" / "0001_initial.sql")
     connection: Any = op.get_bind().connection.dbapi_connection
     with connection.cursor() as cur:
-        for file in files:
-            cur.execute(file.read_text())
+        cur.execute(file.read_text())
 
 
 def _folder(service: str) -> Path:

@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 from urllib.parse import quote
 
 from environs import Env, EnvError
@@ -18,10 +18,13 @@ from marshmallow.validate import OneOf, Range
 
 from shared import provider_settings
 from shared.errors import HearbackError
+from shared.kafka_settings import KafkaSettings as KafkaSettings
+from shared.kafka_settings import kafka_settings
 from shared.provider_settings import PREFIXES, SendGrid, Smtp, Twilio
 
 SERVICES = ("survey", "followup", "reporting")
 DATABASES = (*SERVICES, "log")
+LOGS = ("embedded", "kafka")
 
 # What the launcher notes in the data folder for the processes it starts.
 SECRET_FILE = "secret"
@@ -40,8 +43,10 @@ class Settings:
 
     `public_url` has no trailing slash. `database_urls` has the keys `survey`, `followup`,
     `reporting`, `log`. `secret` is at least 32 characters. `trusted_proxies` is how many reverse proxies
-    stand in front of us and set X-Forwarded-…; with 0 those headers are not believed. What a provider
-    needs is None unless it is chosen. `extra_ca` are certificates (PEM) trusted besides the system's.
+    stand in front of us and set X-Forwarded-…; with 0 those headers are not believed. `log` is None when
+    nobody chose one: then it is the one in use (`shared.log.in_use`), at the beginning the embedded one.
+    What a provider needs is None unless it is chosen. `extra_ca` are certificates (PEM) trusted besides
+    the system's.
     """
 
     home: Path
@@ -51,7 +56,8 @@ class Settings:
     port: int = 8080
     public_url: str = "http://127.0.0.1:8080"
     survey_url: str = "http://127.0.0.1:8080"
-    log: Literal["embedded"] = "embedded"
+    log: Literal["embedded", "kafka"] | None = None
+    kafka: KafkaSettings | None = None
     mail: Literal["mailbox", "sendgrid", "smtp"] = "mailbox"
     sms: Literal["mailbox", "twilio"] = "mailbox"
     sendgrid: SendGrid | None = None
@@ -126,7 +132,13 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                     f"HEARBACK_{missing[0].upper()}_DATABASE_URL is not set and there is no embedded "
                     f"database in {home} yet: run `hearback up` once, or set it."
                 )
-            env.str("HEARBACK_LOG", "embedded", validate=OneOf(["embedded"]))
+            log = env.str("HEARBACK_LOG", "", validate=OneOf(["", *LOGS])) or None
+            kafka = kafka_settings(env)
+            if log == "kafka" and kafka is None:
+                raise BadSettings(
+                    "HEARBACK_LOG is kafka, and HEARBACK_KAFKA_BOOTSTRAP is not set: give it the brokers' "
+                    "addresses, such as kafka-1:9092,kafka-2:9092."
+                )
             mail = env.str("HEARBACK_MAIL", "mailbox", validate=OneOf(["mailbox", "sendgrid", "smtp"]))
             sms = env.str("HEARBACK_SMS", "mailbox", validate=OneOf(["mailbox", "twilio"]))
             return Settings(
@@ -137,9 +149,11 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                 port=port,
                 public_url=(env.str("HEARBACK_PUBLIC_URL", "") or here).rstrip("/"),
                 survey_url=(env.str("HEARBACK_SURVEY_URL", "") or here).rstrip("/"),
+                log=log,  # type: ignore[arg-type] # OneOf has checked it
+                kafka=kafka,
                 mailbox_url=(env.str("HEARBACK_MAILBOX_URL", "") or here).rstrip("/"),
-                mail=cast(Any, mail),
-                sms=cast(Any, sms),
+                mail=mail,  # type: ignore[arg-type] # as above
+                sms=sms,  # type: ignore[arg-type]
                 sendgrid=provider_settings.sendgrid(env) if mail == "sendgrid" else None,
                 twilio=provider_settings.twilio(env) if sms == "twilio" else None,
                 smtp=provider_settings.smtp(env) if mail == "smtp" else None,
@@ -190,7 +204,9 @@ def _certificates(pem: str) -> str:
         try:
             ssl.create_default_context(cadata=pem)
         except (ssl.SSLError, ValueError) as error:
-            raise EnvError("HEARBACK_EXTRA_CA is no certificate in PEM.") from error
+            raise EnvError(
+                "HEARBACK_EXTRA_CA is no certificate in PEM; HEARBACK_EXTRA_CA_FILE names a file."
+            ) from error
     return pem
 
 

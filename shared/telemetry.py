@@ -102,9 +102,11 @@ def set_up(part: str, *, pretty: bool | None = None, level: int = logging.INFO) 
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
-    # Libraries that tell of each step they take.
-    for name in ("alembic", "urllib3", "sqlalchemy"):
+    # Libraries that tell of each step they take; Twilio's tells to whom, too.
+    for name in ("alembic", "urllib3", "sqlalchemy", "twilio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It tells of every refused connection, many times a second; what follows from it is told by us.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
 
 
 def _naming(part: str) -> Any:

@@ -14,6 +14,7 @@ from shared.db import Database
 from shared.ids import SystemIds
 from shared.provider_settings import PREFIXES
 from shared.settings import Settings
+from tests.support.kafka import Broker
 from tests.support.postgres import FreshDatabases, TestPostgres
 
 # No setting of the person who runs the tests may change what they say.
@@ -58,6 +59,14 @@ def postgres() -> Iterator[TestPostgres]:
     server = TestPostgres()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """The session's Kafka broker; whoever stops one makes their own."""
+    started = Broker().start()
+    yield started
+    started.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from services.reporting.freshness import LagWatch
 from services.reporting.pages import chart, report, rows, status
 from shared.clock import Clock, SystemClock
 from shared.ids import Ids, SystemIds
-from shared.log import open_log
+from shared.log.in_use import Following
 from shared.settings import Settings
 from shared.web import create_service, finish
 
@@ -20,7 +20,9 @@ def create_app(settings: Settings, *, clock: Clock | None = None, ids: Ids | Non
     """The app for the paths under `/reporting/`."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
     app = create_service("reporting", settings, clock=clock, ids=ids, package="services.reporting")
-    app.extensions["hearback_lag"] = LagWatch(open_log(settings, clock), clock)
+    app.extensions["hearback_lag"] = LagWatch(
+        Following(settings, app.extensions["hearback"].db, clock), clock
+    )
     for page in (report, rows, chart, status):
         app.register_blueprint(page.bp)
     api: Any = app.extensions["hearback_api"]

@@ -12,6 +12,7 @@ from flask import current_app
 from services.reporting.handlers import GROUP
 from shared.clock import Clock
 from shared.log import Lag, Log
+from shared.log.in_use import Following
 
 _KEPT_SECONDS = 1.0
 _PATIENCE = 0.05
@@ -36,7 +37,7 @@ class LagWatch:
     does; only the very first one waits, at most a second.
     """
 
-    log: Log
+    log: Log | Following
     clock: Clock
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _asked: float = float("-inf")

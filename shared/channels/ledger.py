@@ -33,6 +33,7 @@ class Delivery:
     data: Mapping[str, Any]
     attempts: int
     provider_id: str | None
+    claimed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,46 +99,46 @@ def claim(tx: Tx, limit: int, kinds: Sequence[str]) -> list[Delivery]:
     return sorted(map(_delivery, rows), key=lambda one: (one.created_at, one.id))
 
 
-def begin_hand_over(tx: Tx, id: str) -> bool:
-    """Notes that the message is about to leave; from here on a crash makes it uncertain.
+def begin_hand_over(tx: Tx, ids: Sequence[str], claimed_at: datetime | None = None) -> set[str]:
+    """Notes that messages are about to leave; from here on a crash makes them uncertain. Returns which.
 
-    False when the claim is not ours any more: then it must not be sent.
+    The others' claims are not ours any more: they must not be sent. Here and below `claimed_at` is by which
+    claim the caller has the message: a sender that stood still for a minute has lost it to another.
     """
-    return (
-        tx.execute(
-            "UPDATE delivery SET handed_at = %s WHERE id = %s AND state = 'claimed' AND handed_at IS NULL",
-            (tx.now, id),
-        )
-        == 1
+    rows = tx.all(
+        "UPDATE delivery SET handed_at = %s WHERE id = ANY(%s::uuid[]) AND state = 'claimed'"
+        " AND handed_at IS NULL AND (%s::timestamptz IS NULL OR claimed_at = %s) RETURNING id",
+        (tx.now, list(ids), claimed_at, claimed_at),
     )
+    return {str(row["id"]) for row in rows}
 
 
-def handed(tx: Tx, id: str, provider_id: str | None) -> bool:
-    """The provider took it. False when that does not matter any more.
+def handed(tx: Tx, taken: Mapping[str, str | None]) -> set[str]:
+    """The provider took these, each by its own id for it. Returns those of which that still matters.
 
     A report may have come before this: it keeps its word, and only the provider's id is added.
     """
-    return (
-        tx.execute(
-            "UPDATE delivery SET provider_id = coalesce(provider_id, %s), permit_expires_at = NULL,"
-            " handed_at = coalesce(handed_at, %s), settled_at = coalesce(settled_at, %s),"
-            " reason = CASE WHEN state IN ('claimed', 'uncertain') THEN NULL ELSE reason END,"
-            " state = CASE WHEN state IN ('claimed', 'uncertain') THEN 'handed' ELSE state END"
-            " WHERE id = %s AND state IN ('claimed', 'uncertain', 'delivered', 'bounced')",
-            (provider_id, tx.now, tx.now, id),
-        )
-        == 1
+    rows = tx.all(
+        "UPDATE delivery d SET provider_id = coalesce(d.provider_id, v.provider_id),"
+        " permit_expires_at = NULL, handed_at = coalesce(d.handed_at, %s),"
+        " settled_at = coalesce(d.settled_at, %s),"
+        " reason = CASE WHEN d.state IN ('claimed', 'uncertain') THEN NULL ELSE d.reason END,"
+        " state = CASE WHEN d.state IN ('claimed', 'uncertain') THEN 'handed' ELSE d.state END"
+        " FROM unnest(%s::uuid[], %s::text[]) AS v (id, provider_id)"
+        " WHERE d.id = v.id AND d.state IN ('claimed', 'uncertain', 'delivered', 'bounced') RETURNING d.id",
+        (tx.now, tx.now, list(taken), list(taken.values())),
     )
+    return {str(row["id"]) for row in rows}
 
 
-def failed(tx: Tx, id: str, reason: str) -> bool:
+def failed(tx: Tx, id: str, reason: str, claimed_at: datetime | None = None) -> bool:
     """The provider certainly did not take it and never will."""
-    return _settle(tx, id, "failed", reason)
+    return _settle(tx, id, "failed", reason, claimed_at)
 
 
-def refused(tx: Tx, id: str, reason: str) -> bool:
+def refused(tx: Tx, id: str, reason: str, claimed_at: datetime | None = None) -> bool:
     """No permit was given: the customer may not be contacted."""
-    return _settle(tx, id, "refused", reason)
+    return _settle(tx, id, "refused", reason, claimed_at)
 
 
 def uncertain(tx: Tx, id: str, reason: str) -> bool:
@@ -153,14 +154,24 @@ def uncertain(tx: Tx, id: str, reason: str) -> bool:
 
 
 def give_back(
-    tx: Tx, ids: Sequence[str], not_before: datetime, reason: str | None, *, counted: bool
+    tx: Tx,
+    ids: Sequence[str],
+    not_before: datetime,
+    reason: str | None,
+    *,
+    counted: bool,
+    claimed_at: datetime | None = None,
 ) -> list[str]:
-    """Returns claimed messages that certainly did not leave to the queue; `counted`: that was an attempt."""
+    """Returns claimed messages that certainly did not leave to the queue; `counted`: that was an attempt.
+
+    Gives the ids of those that were still the caller's to give back.
+    """
     rows = tx.all(
         "UPDATE delivery SET state = 'queued', not_before = %s, reason = %s, claimed_at = NULL,"
         " handed_at = NULL, permit_expires_at = NULL, attempts = attempts - %s"
-        " WHERE id = ANY(%s::uuid[]) AND state = 'claimed' RETURNING id",
-        (not_before, reason, 0 if counted else 1, list(ids)),
+        " WHERE id = ANY(%s::uuid[]) AND state = 'claimed' AND (%s::timestamptz IS NULL OR claimed_at = %s)"
+        " RETURNING id",
+        (not_before, reason, 0 if counted else 1, list(ids), claimed_at, claimed_at),
     )
     return [str(row["id"]) for row in rows]
 
@@ -272,12 +283,13 @@ def permitted(tx: Tx, ids: Sequence[str], expires_at: datetime) -> None:
     )
 
 
-def _settle(tx: Tx, id: str, state: str, reason: str) -> bool:
+def _settle(tx: Tx, id: str, state: str, reason: str, claimed_at: datetime | None) -> bool:
     return (
         tx.execute(
             "UPDATE delivery SET state = %s, reason = %s, settled_at = %s, permit_expires_at = NULL"
-            " WHERE id = %s AND state IN ('claimed', 'uncertain')",
-            (state, reason, tx.now, id),
+            " WHERE id = %s AND state IN ('claimed', 'uncertain')"
+            " AND (%s::timestamptz IS NULL OR claimed_at = %s)",
+            (state, reason, tx.now, id, claimed_at, claimed_at),
         )
         == 1
     )

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
+import time
 from dataclasses import asdict
 from datetime import datetime
-from functools import lru_cache
 
-import urllib3
-from urllib3.exceptions import HTTPError, NewConnectionError
-
-from shared.channels import TIMEOUT_SECONDS, Message, TransportError, UncertainError
+from shared.channels import Message, RefusesUsError, TransportError, UncertainError
+from shared.channels.http import Answer, call, retry_after
 from shared.errors import Unauthenticated
 from shared.settings import Settings
 
@@ -28,7 +25,7 @@ def transport(settings: Settings) -> MailboxTransport:
 
 
 class MailboxTransport:
-    """Speaks to the mailbox over a pool of kept connections, one pool a process."""
+    """Speaks to the mailbox over kept connections."""
 
     def __init__(self, settings: Settings) -> None:
         self.url = f"{settings.mailbox_url}/mailbox/api/send"
@@ -36,53 +33,33 @@ class MailboxTransport:
 
     def send(self, message: Message) -> str:
         """Hands a message over; returns the mailbox's id for it."""
-        try:
-            answer = _pool(os.getpid()).request(
-                "POST",
-                self.url,
-                body=json.dumps(asdict(message), ensure_ascii=False).encode(),
-                headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
-                timeout=urllib3.Timeout(total=TIMEOUT_SECONDS),
-                retries=False,
-                redirect=False,
-            )
-        except NewConnectionError as error:
-            raise TransportError("The mailbox cannot be reached.", permanent=False, retry_after=5) from error
-        except urllib3.exceptions.ConnectTimeoutError as error:
-            raise TransportError("The mailbox cannot be reached.", permanent=False, retry_after=5) from error
-        except HTTPError as error:
-            raise UncertainError("The mailbox did not answer in time.") from error
+        answer = call(
+            "The mailbox",
+            "POST",
+            self.url,
+            body=json.dumps(asdict(message), ensure_ascii=False).encode(),
+            headers={"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"},
+        )
         return _read(answer)
 
 
-def _read(answer: urllib3.BaseHTTPResponse) -> str:
+def _read(answer: Answer) -> str:
     if answer.status in (429, 503):
         raise TransportError(
             "The mailbox asks to wait.",
             permanent=False,
-            retry_after=_seconds(answer.headers.get("Retry-After")),
+            retry_after=retry_after(answer.headers, time.time()),
         )
     if answer.status in (401, 403):
-        # Ours to mend, not the message's fault: it waits until the key is right.
-        raise TransportError("The mailbox does not accept our key.", permanent=False, retry_after=60)
+        raise RefusesUsError("The mailbox does not accept our key.")
     if 400 <= answer.status < 500:
         raise TransportError(f"The mailbox refused the message ({answer.status}).", permanent=True)
     if answer.status != 202:
         raise UncertainError(f"The mailbox answered {answer.status}.")
     try:
-        return str(answer.json()["id"])
+        return str(json.loads(answer.body)["id"])
     except (ValueError, KeyError, TypeError) as error:
         raise UncertainError("The mailbox's answer cannot be read.") from error
-
-
-def _seconds(text: str | None) -> int | None:
-    return min(int(text), 3600) if text and text.isdigit() else None
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int) -> urllib3.PoolManager:
-    # By process: connections made before a fork must not be used by two.
-    return urllib3.PoolManager(num_pools=4, maxsize=8)
 
 
 def sign(key: bytes, timestamp: str, body: bytes) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
@@ -25,6 +28,8 @@ PERMIT_SECONDS = 15.0
 LEFT_SECONDS = 11.0
 BATCH_SECONDS = 2.0
 MAX_BATCH = 50
+# So many messages are with the provider at a time.
+HANDS = 8
 # Waits between attempts that certainly failed, in seconds; after the last the message has failed.
 DELAYS = (5, 15, 60, 300, 900, 3600, 7200)
 _SWEEP_SECONDS = 10.0
@@ -61,6 +66,15 @@ class Outcome:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What came of one hand-over; how many seconds until another try makes sense, if that was an attempt."""
+
+    outcome: Outcome
+    seconds: int = 0
+    counted: bool = True
+
+
 AskPermits = Callable[[Sequence[Delivery]], Permits]
 Render = Callable[[Delivery, Permit], Message]
 InTransaction = Callable[[Tx, Sequence[Outcome]], None]
@@ -78,8 +92,9 @@ class Sender:
     `permits` and `render` are asked outside of any transaction; `settled` runs in the very transaction
     that settles the deliveries in the ledger, `afterwards` after its commit (to tell another service).
     `only_own`: another sender of this service looks after the other kinds when one of them has died.
-    A permit's life is counted on the monotonic clock from before it was asked for. When a provider says
-    how long to wait, nothing is handed to it meanwhile.
+    A permit's life is counted on the monotonic clock from before it was asked for. `hands` messages are
+    handed over at a time, each begun and settled in the ledger on its own account. When a provider says
+    how long to wait, nothing more is handed to it meanwhile; the other channel's messages still go out.
     """
 
     db: Database
@@ -91,15 +106,19 @@ class Sender:
     settled: InTransaction
     afterwards: Afterwards = _nothing
     only_own: bool = False
+    hands: int = HANDS
     pause: Callable[[float], None] = time.sleep
     _seconds_each: float = field(default=0.1, init=False)
     _swept_at: float = field(default=float("-inf"), init=False)
+    _made: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
     _paused: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
 
     def step(self) -> bool:
         """One batch; returns whether there may be more to do at once."""
         self._sweep()
         size = max(1, min(MAX_BATCH, int(BATCH_SECONDS / self._seconds_each)))
+        if self._pause_is_over():
+            size = 1  # whoever asked us to wait is asked again by one message, not by all hands at once
         with self.db.transaction() as tx:
             batch = ledger.claim(tx, size, self.kinds)
         if not batch:
@@ -132,101 +151,161 @@ class Sender:
             expires = self.clock.now() + timedelta(seconds=max(0.0, deadline - self.clock.monotonic()))
             with self.db.transaction() as tx:
                 ledger.permitted(tx, [one.id for one in granted], expires)
-        for place, one in enumerate(granted):
-            if deadline - self.clock.monotonic() < LEFT_SECONDS:
-                self._return(granted[place:], 0, None)
-                break
-            began = self.clock.monotonic()
-            self._hand_over(one, permits.granted[one.id], deadline)
-            took = max(0.001, self.clock.monotonic() - began)
-            self._seconds_each = 0.8 * self._seconds_each + 0.2 * took
+            self._hand_over_all(granted, permits.granted, deadline)
         return True
 
-    def _hand_over(self, one: Delivery, permit: Permit, deadline: float) -> None:
+    def _pause_is_over(self) -> bool:
+        now = self.clock.monotonic()
+        over = [channel for channel, (until, _) in self._paused.items() if until <= now]
+        for channel in over:
+            del self._paused[channel]
+        return bool(over)
+
+    def _hand_over_all(
+        self, granted: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
+    ) -> None:
+        """A few hands at a time; what they have done by the time we look is settled in one transaction."""
+        waiting, running = deque(granted), dict[Future[_Said], Delivery]()
+        began = self.clock.monotonic()
         try:
-            message = self.render(one, permit)
-            way = self.transport(message.channel)
-        except Exception as error:
-            # Whatever is wrong with these words will be wrong the next time; the others must still go out.
-            log.error("sender.render_failed", delivery=one.id, kind=one.kind, exc_info=error)
-            self._settle([Outcome(one, "failed", reason="The message could not be written.")])
-            return
-        until, why = self._paused.get(message.channel, (float("-inf"), ""))
-        if (left := until - self.clock.monotonic()) > 0:
-            self._return([one], math.ceil(left), why)
-            return
+            while waiting or running:
+                if waiting and deadline - self.clock.monotonic() < LEFT_SECONDS:
+                    self._return(list(waiting), 0, None)
+                    waiting.clear()
+                free = min(self.hands - len(running), len(waiting))
+                if free:
+                    running |= self._begin([waiting.popleft() for _ in range(free)], permits, deadline)
+                self._settle_done(running)
+        except BaseException:
+            # What the other hands are at will have left: it is noted as far as it still can be.
+            while running:
+                with suppress(Exception):
+                    self._settle_done(running)
+            raise
+        took = max(0.001, self.clock.monotonic() - began) / len(granted)
+        self._seconds_each = 0.8 * self._seconds_each + 0.2 * took
+
+    def _begin(
+        self, some: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
+    ) -> dict[Future[_Said], Delivery]:
+        """Writes these messages, notes that they are about to leave, and lets them go."""
+        written: dict[str, tuple[Delivery, Message, Transport]] = {}
+        for one in some:
+            try:
+                message = self.render(one, permits[one.id])
+                way = self.transport(message.channel)
+            except Exception as error:
+                # Whatever is wrong with these words will be wrong next time; the others must still go out.
+                log.error("sender.render_failed", delivery=one.id, kind=one.kind, exc_info=error)
+                self._settle([Outcome(one, "failed", reason="The message could not be written.")])
+                continue
+            until, why = self._paused.get(message.channel, (float("-inf"), ""))
+            if (left := until - self.clock.monotonic()) > 0:
+                self._return([one], math.ceil(left), why)
+            else:
+                written[one.id] = (one, message, way)
+        if not written:
+            return {}
         with self.db.transaction() as tx:
-            ours = ledger.begin_hand_over(tx, one.id)
-        if not ours:
-            return
+            ours = ledger.begin_hand_over(tx, list(written), some[0].claimed_at)
+        return {
+            self._pool().submit(self._hand_over, *written[id], deadline): written[id][0]
+            for id in written
+            if id in ours
+        }
+
+    def _hand_over(self, one: Delivery, message: Message, way: Transport, deadline: float) -> _Said:
+        """One hand-over, on a thread of its own; what came of it. Never raises."""
         if deadline - self.clock.monotonic() < LEFT_SECONDS:
-            # Writing it took too long: a slow provider could have it after the permit is over.
-            self._return([one], 0, None)
-            return
-        retry_after, counted = 0, True
+            # It was long until it came to this: a slow provider could have it after the permit is over.
+            return _Said(Outcome(one, "returned"), counted=False)
         try:
             provider_id = way.send(message)
         except UncertainError as error:
-            outcome = Outcome(one, "uncertain", reason=error.message)
+            return _Said(Outcome(one, "uncertain", reason=error.message))
         except TransportError as error:
-            counted = not isinstance(error, RefusesUsError)
-            outcome, retry_after = _failure(one, error, counted=counted), error.retry_after or 0
-            if retry_after and not error.permanent:
-                self._paused[message.channel] = (self.clock.monotonic() + retry_after, error.message)
+            wait = error.retry_after or 0
+            if wait and not error.permanent:
+                # At once, for the other hands: theirs are told when they ask for something to hand over.
+                self._paused[message.channel] = (self.clock.monotonic() + wait, error.message)
+            return _failure(one, error)
         except Exception as error:
             log.error("sender.transport_broke", delivery=one.id, exc_info=error)
-            outcome = Outcome(one, "uncertain", reason="The hand-over broke off.")
-        else:
-            crash_at("sender.after_hand_over")
-            outcome = Outcome(one, "handed", provider_id=provider_id)
+            return _Said(Outcome(one, "uncertain", reason="The hand-over broke off."))
+        crash_at("sender.after_hand_over")
+        return _Said(Outcome(one, "handed", provider_id=provider_id))
+
+    def _settle_done(self, running: dict[Future[_Said], Delivery]) -> None:
+        """Waits for the first that is done, and settles what is done by then."""
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        if not done:
+            return
+        said = [future.result() for future in done]
+        for future in done:
+            del running[future]
         crash_at("sender.before_settle")
-        if outcome.result == "returned":
-            wait = max(retry_after, DELAYS[min(one.attempts, len(DELAYS)) - 1] if counted else 0)
-            self._return([one], wait, outcome.reason, counted=counted)
-        else:
-            self._settle([outcome])
+        if settled := [one.outcome for one in said if one.outcome.result != "returned"]:
+            self._settle(settled)
+        for one in said:
+            if one.outcome.result == "returned":
+                self._return([one.outcome.delivery], one.seconds, one.outcome.reason, counted=one.counted)
+
+    def _pool(self) -> ThreadPoolExecutor:
+        # Made when first needed: threads do not survive a fork.
+        if self._made is None:
+            self._made = ThreadPoolExecutor(self.hands, thread_name_prefix="hand-over")
+        return self._made
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
-        def write(tx: Tx) -> None:
-            for outcome in outcomes:
-                one = outcome.delivery.id
-                if outcome.result == "handed":
-                    ledger.handed(tx, one, outcome.provider_id)
-                elif outcome.result == "uncertain":
-                    ledger.uncertain(tx, one, outcome.reason or "")
-                elif outcome.result == "failed":
-                    ledger.failed(tx, one, outcome.reason or "")
-                else:
-                    ledger.refused(tx, one, outcome.reason or "")
-            self.settled(tx, outcomes)
+        def write(tx: Tx) -> Sequence[Outcome]:
+            if taken := {one.delivery.id: one.provider_id for one in outcomes if one.result == "handed"}:
+                ledger.handed(tx, taken)
+            return [outcome for outcome in outcomes if self._note(tx, outcome)]
 
         self._persist(write)
-        self.afterwards(outcomes)
+
+    def _note(self, tx: Tx, outcome: Outcome) -> bool:
+        """Whether it was ours to say, in the ledger; what may have left is told in any case."""
+        one = outcome.delivery
+        if outcome.result == "uncertain":
+            ledger.uncertain(tx, one.id, outcome.reason or "")
+        elif outcome.result == "failed":
+            return ledger.failed(tx, one.id, outcome.reason or "", one.claimed_at)
+        elif outcome.result == "refused":
+            return ledger.refused(tx, one.id, outcome.reason or "", one.claimed_at)
+        return True
 
     def _return(
         self, deliveries: Sequence[Delivery], seconds: int, reason: str | None, *, counted: bool = False
     ) -> None:
-        outcomes = [Outcome(one, "returned", reason=reason) for one in deliveries]
-
-        def write(tx: Tx) -> None:
-            ids = [one.id for one in deliveries]
-            ledger.give_back(tx, ids, tx.now + timedelta(seconds=seconds), reason, counted=counted)
-            self.settled(tx, outcomes)
+        def write(tx: Tx) -> Sequence[Outcome]:
+            back = ledger.give_back(
+                tx,
+                [one.id for one in deliveries],
+                tx.now + timedelta(seconds=seconds),
+                reason,
+                counted=counted,
+                claimed_at=deliveries[0].claimed_at,  # a batch is one claim
+            )
+            return [Outcome(one, "returned", reason=reason) for one in deliveries if one.id in back]
 
         self._persist(write)
-        self.afterwards(outcomes)
 
-    def _persist(self, write: Callable[[Tx], None]) -> None:
+    def _persist(self, write: Callable[[Tx], Sequence[Outcome]]) -> None:
         # What happened outside is known only here: a database that blinks must not make it uncertain.
-        for wait in (0.1, 0.3, 1.0, None):
+        for seconds in (0.1, 0.3, 1.0, None):
             try:
                 with self.db.transaction() as tx:
-                    write(tx)
-                return
+                    outcomes = write(tx)
+                    if outcomes:
+                        self.settled(tx, outcomes)
+                break
             except Exception as error:
-                if wait is None or not is_transient(error):
+                if seconds is None or not is_transient(error):
                     raise
-                self.pause(wait)
+                self.pause(seconds)
+        if outcomes:
+            self.afterwards(outcomes)
 
     def _sweep(self) -> None:
         now = self.clock.monotonic()
@@ -244,9 +323,14 @@ class Sender:
             self.afterwards(outcomes)
 
 
-def _failure(one: Delivery, error: TransportError, *, counted: bool) -> Outcome:
+def _failure(one: Delivery, error: TransportError) -> _Said:
+    """What a refusal means for its message. When the provider refuses us altogether, that was no attempt."""
     if error.permanent:
-        return Outcome(one, "failed", reason=error.message)
-    if counted and one.attempts > len(DELAYS):
-        return Outcome(one, "failed", reason=f"{error.message} Tried {one.attempts} times.")
-    return Outcome(one, "returned", reason=error.message)
+        return _Said(Outcome(one, "failed", reason=error.message))
+    wait = error.retry_after or 0
+    if isinstance(error, RefusesUsError):
+        return _Said(Outcome(one, "returned", reason=error.message), wait, counted=False)
+    if one.attempts > len(DELAYS):
+        return _Said(Outcome(one, "failed", reason=f"{error.message} Tried {one.attempts} times."))
+    seconds = max(wait, DELAYS[min(one.attempts, len(DELAYS)) - 1])
+    return _Said(Outcome(one, "returned", reason=error.message), seconds)

@@ -18,7 +18,7 @@ from shared.db import Database
 from shared.embedded import processes, readiness
 from shared.events.catalog import TOPICS
 from shared.ids import SystemIds
-from shared.log import open_log
+from shared.log import in_use
 from shared.migrate import migrate as migrate_database
 from shared.roles import ROLES, RoleContext, Worker, load_roles
 from shared.settings import DATABASES, SERVICES, Settings, home_folder, load
@@ -43,6 +43,7 @@ def run(service: str, roles: tuple[str, ...]) -> None:
         serve([service], name=f"{service}-web")
         return
     settings = load()
+    in_use.require(database(settings, service), settings)
     telemetry.set_up(f"{service}-worker")
     known = load_roles(service)
     missing = [role for role in roles if role not in known]
@@ -70,7 +71,7 @@ def migrate() -> None:
     for name in DATABASES:
         changed = migrate_database(name, settings.database_urls[name])
         click.echo(f"{name}: {'migrated' if changed else 'up to date'}")
-    open_log(settings).ensure_topics()
+    in_use.open_in_use(settings).ensure_topics()
 
 
 @click.command()

@@ -16,7 +16,7 @@ from shared.db import Database
 from shared.embedded.app import mounted
 from shared.errors import Unavailable
 from shared.ids import SystemIds
-from shared.log import open_log
+from shared.log.in_use import open_in_use
 from shared.roles import RoleContext, load_roles
 from shared.settings import SERVICES, Settings
 
@@ -46,7 +46,7 @@ class Stage:
 
         Raises `Unavailable` when that takes more than a minute.
         """
-        log = open_log(self.settings, self.clock)
+        log = open_in_use(self.settings, self.clock)
         until = time.monotonic() + _PATIENCE
         hasten = time.monotonic() + _HASTEN
         quiet = 0

@@ -16,8 +16,9 @@ from shared.embedded.owner import CannotRunHere
 from shared.embedded.postgres import binaries
 from shared.embedded.readiness import Part
 from shared.errors import HearbackError
+from shared.log import in_use, open_log
 from shared.migrate import head, version
-from shared.settings import DATABASES, Settings, load
+from shared.settings import DATABASES, SERVICES, Settings, load
 
 _LEAST_FREE = 500 * 2**20
 
@@ -33,13 +34,40 @@ def examine(installation: Installation) -> Iterator[Part]:
     except HearbackError as error:
         yield Part("settings", error.message)
         return
-    yield Part("settings", "", {"said": f"log {settings.log}, mail {settings.mail}, SMS {settings.sms}"})
+    yield Part("settings", "", {"said": f"mail {settings.mail}, SMS {settings.sms}"})
     yield _check("process manager", lambda: _manager(installation))
     for part in readiness.programs(installation.supervisor, installation.names()):
         yield Part(part.name, _hint(part), {"said": f"runs as process {part.facts.get('pid')}"})
     for name in DATABASES:
         yield _check(f"database {name}", lambda name=name: _database(settings, name))  # type: ignore[misc]
+    yield _check("log", lambda: _log(settings))
     yield from _parts(settings, installation)
+
+
+def _log(settings: Settings) -> str:
+    """Which log is in use, and that it answers; a move that was not ended is wrong, too."""
+    db = in_use.service_database(settings, SERVICES[0])
+    try:
+        with db.transaction() as tx:
+            here = in_use.read(tx)
+    finally:
+        db.close()
+    if here is None:
+        raise CannotRunHere("none is in use yet: start everything with `hearback up`")
+    if here.moving_to:
+        raise CannotRunHere(
+            f"a move to {in_use.NAMES[here.moving_to]} was begun and not ended, and events wait: run "
+            f"`hearback log move --to {here.moving_to}` again"
+        )
+    if settings.log is not None and settings.log != here.log:
+        raise in_use.WrongLog(in_use.refusal(settings, here.log, settings.log))
+    log = open_log(settings, name=here.log)
+    try:
+        log.ping()
+    finally:
+        log.close()
+    where = f" at {settings.kafka.bootstrap}" if here.log == "kafka" and settings.kafka else ""
+    return f"{in_use.NAMES[here.log]}{where} answers"
 
 
 def _parts(settings: Settings, installation: Installation) -> Iterator[Part]:

@@ -27,10 +27,12 @@ from shared.embedded.owner import CannotRunHere, Owner
 from shared.embedded.postgres import Postgres, is_free
 from shared.embedded.readiness import Part
 from shared.embedded.supervisor import POSTGRES, WEB, Supervisor
+from shared.errors import HearbackError
 from shared.ids import SystemIds
-from shared.migrate import migrate
+from shared.log import move
+from shared.migrate import head, migrate, version
 from shared.provider_settings import PREFIXES
-from shared.settings import DATABASES, Settings, load, reachable
+from shared.settings import DATABASES, SERVICES, Settings, load, reachable
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _STARTED = "started"
@@ -130,6 +132,9 @@ class Installation:
                 progress.note("Already running.")
                 return settings
             progress.note("Settings or program changed since the last start: starting again.")
+            # Refused before anything is stopped, when that can be known without changing tables.
+            if all(version(name, settings.database_urls[name]) == head(name) for name in SERVICES):
+                move.start_with(settings)
             self._stop(progress)
         self._clean(progress)
         check_port(load(first_start=True))
@@ -152,6 +157,11 @@ class Installation:
             for name in DATABASES:
                 told(name)
                 migrate(name, settings.database_urls[name])
+        try:
+            move.start_with(settings)
+        except HearbackError:
+            self._stop(progress)
+            raise
         with progress.step("Starting the services"):
             for name in self.names():
                 self.supervisor.start_program(name)

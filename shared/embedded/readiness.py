@@ -11,7 +11,9 @@ import psycopg2
 import urllib3
 
 from shared.embedded.supervisor import WEB, Supervisor
-from shared.log import open_log
+from shared.errors import HearbackError
+from shared.log import Log
+from shared.log.in_use import open_in_use
 from shared.roles import read_report
 from shared.settings import SERVICES, Settings
 
@@ -140,13 +142,17 @@ def _behind(name: str, said: str, waiting: int, age: float, late: float, facts: 
 
 
 def _log(settings: Settings, late: float) -> Part:
-    log = open_log(settings)
+    log: Log | None = None
     try:
+        log = open_in_use(settings)
         lags = log.lag()
+    except HearbackError as error:
+        return Part("log", error.message.rstrip("."))
     except Exception as error:  # whatever the adapter raises, the log is what is wrong
         return Part("log", f"cannot be read: {type(error).__name__}")
     finally:
-        log.close()
+        if log is not None:
+            log.close()
     behind: dict[str, int] = {}
     for lag in lags:
         behind[lag.consumer] = behind.get(lag.consumer, 0) + lag.unread

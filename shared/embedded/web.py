@@ -30,38 +30,43 @@ def serve(services: Sequence[str], *, name: str = "web") -> None:
     # Imported before the fork: the workers share the memory, and start at once.
     for module in ("sqlalchemy.pool", "shared.mailbox.app", *(f"services.{name}.app" for name in services)):
         importlib.import_module(module)
+    with processes.pid_file(settings.home, name):
+        server("shared.embedded.web:create", settings.host, settings.port).serve()
+
+
+def server(factory: str, host: str, port: int) -> MPServer:
+    """The server for the app that `factory` ("module:function") makes in each forked worker."""
     if multiprocessing.get_start_method(allow_none=True) is None:
         multiprocessing.set_start_method("fork")
-    with processes.pid_file(settings.home, name):
-        MPServer(
-            "shared.embedded.web:create",
-            factory=True,
-            interface=Interfaces.WSGI,
-            address=settings.host,
-            port=settings.port,
-            workers=WORKERS,
-            blocking_threads=THREADS,
-            backlog=1024,
-            respawn_failed_workers=True,
-            respawn_interval=0.5,
-            workers_kill_timeout=20,
-            log_access=False,
-            websockets=False,
-            # Its lines go the way of all others.
-            log_dictconfig={"loggers": {"_granian": {"handlers": [], "propagate": True}}},
-        ).serve()
+    return MPServer(
+        factory,
+        factory=True,
+        interface=Interfaces.WSGI,
+        address=host,
+        port=port,
+        workers=WORKERS,
+        blocking_threads=THREADS,
+        backlog=1024,
+        respawn_failed_workers=True,
+        respawn_interval=0.5,
+        workers_kill_timeout=20,
+        log_access=False,
+        websockets=False,
+        # Its lines go the way of all others.
+        log_dictconfig={"loggers": {"_granian": {"handlers": [], "propagate": True}}},
+    )
 
 
 def create() -> object:
     """What each forked worker serves."""
     from shared.embedded.app import mounted
 
-    _die_with_parent()
+    die_with_parent()
     services = [name for name in os.environ.get(_MOUNTED, "").split(",") if name]
     return mounted(load(), services or SERVICES)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ends this worker when its parent is gone (killed): the next parent needs the port for itself."""
     parent = os.getppid()
 

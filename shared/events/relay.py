@@ -10,12 +10,15 @@ is due: the two never swap places.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from shared.db import Database, Tx
+from shared.errors import HearbackError
 from shared.events.envelope import Event
+from shared.events.outbox import SHARDS
 from shared.faults import crash_at
 from shared.log import Fenced, Pass, Record, Sink
 
@@ -27,15 +30,29 @@ FROZEN_MS = 10_000
 _LOCK = 0x4842_0001
 
 
+class Moving(HearbackError):
+    """Events do not go to this log now: another is about to be in use, or already is."""
+
+    slug = "log-moving"
+
+
 class Relay:
     """A relay of the service `name`, for one thread; several may run."""
 
     def __init__(
-        self, name: str, db: Database, sink: Sink, *, batch: int = BATCH, frozen_ms: int = FROZEN_MS
+        self,
+        name: str,
+        db: Database,
+        sink: Sink,
+        *,
+        log: str = "embedded",
+        batch: int = BATCH,
+        frozen_ms: int = FROZEN_MS,
     ) -> None:
         self.name = name
         self.db = db
         self.sink = sink
+        self.log = log
         self.batch = batch
         self.frozen_ms = frozen_ms
         self._floor = 0
@@ -47,7 +64,8 @@ class Relay:
     def run_once(self) -> bool:
         """Sends a batch of each shard that nobody else serves; returns whether anything was sent.
 
-        Raises transient errors when the database or the log is gone; nothing is lost then.
+        Raises `Moving` when events do not go to this log (any more), and transient errors when the database
+        or the log is gone; nothing is lost then.
         """
         now = self.db.clock.monotonic()
         floor = self._floor
@@ -83,7 +101,16 @@ class Relay:
             if not rows:
                 self._limits.pop(shard, None)
                 return 0
-            who = Pass(f"{self.name}/{shard}", tx.value("SELECT nextval('outbox_epoch')"))
+            # Real time, whatever the clock says: the server counts from its last answer.
+            until = time.monotonic() + self.frozen_ms / 1000
+            # A statement of its own, after the lock: who moves the log waits for it, then nobody sends.
+            [here] = tx.all(
+                "SELECT nextval('outbox_epoch') AS epoch, (SELECT log FROM log_in_use) AS log,"
+                " (SELECT moving_to FROM log_in_use) AS moving_to"
+            )
+            if here["moving_to"] or here["log"] not in (None, self.log):
+                raise Moving(f"Events are being moved to {here['moving_to'] or here['log']}.")
+            who = Pass(f"{self.name}/{shard}", here["epoch"], until)
             crash_at("relay.before_send")
             try:
                 confirmed = self.sink.send([_record(row) for row in rows], who)
@@ -130,6 +157,16 @@ class Relay:
             self._floor = self._tops.popleft()[1]
         if self._limits:
             self._floor = min(self._floor, *self._limits.values())
+
+
+def wait_until_still(db: Database) -> None:
+    """Returns when no relay of this service is in the midst of a pass.
+
+    Whatever was committed before the call is seen by every later pass. Raises `Unavailable` after a while.
+    """
+    for shard in range(SHARDS):
+        with db.transaction() as tx:
+            tx.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_LOCK, shard))
 
 
 def _record(row: dict[str, Any]) -> Record:

@@ -12,12 +12,13 @@ from shared import roles
 from shared.db import Database, is_transient
 from shared.events import inbox
 from shared.events.consumer import Apply, Consumer, MassParking
-from shared.events.relay import Relay
-from shared.log import Log, open_log
+from shared.events.relay import Moving, Relay
+from shared.log import Log, in_use, open_log
 from shared.roles import RoleContext
 
 _PAUSE = 0.05
 _PING_SECONDS = 2.0
+_MOVING_PAUSE = 0.5
 _MAINTAIN_SECONDS = 3600.0
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -28,11 +29,12 @@ def relay_loop(ctx: RoleContext) -> roles.Loop:
     """A loop that moves the service's outbox to the log."""
 
     def loop(stop: threading.Event) -> None:
-        log = open_log(ctx.settings, ctx.clock)
+        here = in_use.begin(ctx.db, ctx.settings)
+        log = open_log(ctx.settings, ctx.clock, name=here.log)
         try:
             log.ensure_topics()
-            relay = Relay(ctx.service, ctx.db, log.sink())
-            _work(ctx, stop, log, relay.run_once)
+            relay = Relay(ctx.service, ctx.db, log.sink(), log=here.log)
+            _work(ctx, stop, log, here.log, relay.run_once)
         finally:
             log.close()
 
@@ -55,13 +57,14 @@ class ConsumerLoop:
             # A new process is somebody's word to try again: it was restarted, or mended and deployed.
             self._started = True
             clear_stop(self.ctx.db, self.group)
-        log = open_log(self.ctx.settings, self.ctx.clock)
+        here = in_use.begin(self.ctx.db, self.ctx.settings)
+        log = open_log(self.ctx.settings, self.ctx.clock, name=here.log)
         try:
             log.ensure_topics()
             source = log.source(self.group, self.topics)
             try:
                 consumer = Consumer(self.group, self.ctx.db, source, self.apply)
-                _work(self.ctx, stop, log, lambda: self._step(consumer, stop))
+                _work(self.ctx, stop, log, here.log, lambda: self._step(consumer, stop))
             finally:
                 source.close()
         finally:
@@ -113,8 +116,11 @@ def clear_stop(db: Database, group: str) -> bool:
         return tx.execute("DELETE FROM consumer_stop WHERE consumer = %s", (group,)) > 0
 
 
-def _work(ctx: RoleContext, stop: threading.Event, log: Log, step: Callable[[], bool]) -> None:
-    """Steps until `stop`; a part that is gone makes the role unready and is tried again ever more slowly."""
+def _work(ctx: RoleContext, stop: threading.Event, log: Log, name: str, step: Callable[[], bool]) -> None:
+    """Steps until `stop`, or until another log than this one (`name`) is in use.
+
+    A part that is gone makes the role unready and is tried again ever more slowly.
+    """
     maintained = pinged = float("-inf")
     failures = 0
     while not stop.is_set():
@@ -125,12 +131,22 @@ def _work(ctx: RoleContext, stop: threading.Event, log: Log, step: Callable[[], 
                 log.maintain(ctx.clock.now())
                 maintained = now
             if now - pinged >= _PING_SECONDS:
-                # An idle relay would not notice that the log is gone.
+                # An idle relay would not notice that the log is gone, or another one.
+                with ctx.db.transaction() as tx:
+                    here = in_use.read(tx)
+                if here is not None and here.log != name:
+                    _log.info("events are on another log now", before=name, now=here.log)
+                    return
                 log.ping()
                 pinged = now
             busy = step()
             failures = 0
             roles.health().ok()
+        except Moving as error:
+            roles.health().failed(error.message)
+            pinged = float("-inf")
+            stop.wait(_MOVING_PAUSE)
+            continue
         except Exception as error:
             if not (is_transient(error) or isinstance(error, QueryCanceled)):
                 raise

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from shared.clock import Clock, SystemClock
-from shared.settings import Settings
+from shared.errors import HearbackError
+from shared.settings import BadSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,14 @@ class Entry(Record):
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass of a relay: its shard's name and a number that only rises; an earlier one may be refused."""
+    """One pass of a relay: its shard's name and a number that only rises; an earlier one may be refused.
+
+    `until`, on the machine's monotonic clock, is when another relay may have taken over its shard.
+    """
 
     producer: str
     epoch: int
+    until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,8 @@ class Sink(Protocol):
         """Appends in order; returns once it is durable, and says of each record whether it is.
 
         Invariant: within a partition, what is confirmed is a beginning of what was given. Raises
-        `Fenced` when a later pass of the same producer has sent, and transient errors when the log is gone.
+        `Fenced` when a later pass of the same producer has sent (or may have: `until` is over), and
+        transient errors when the log is gone.
         """
         ...
 
@@ -129,7 +137,7 @@ class Log(Protocol):
 
 
 class Fenced(Exception):
-    """A later pass of this shard, `epoch`, has sent already; nothing was appended."""
+    """A later pass of this shard, `epoch`, has sent already, or may have; nothing was confirmed."""
 
     def __init__(self, message: str, epoch: int) -> None:
         super().__init__(message)
@@ -140,8 +148,31 @@ class UnknownTopic(LookupError):
     """A topic that nobody made."""
 
 
-def open_log(settings: Settings, clock: Clock | None = None) -> Log:
-    """The log that the settings name."""
-    from shared.log.postgres import EmbeddedLog
+class WrongTopic(HearbackError):
+    """A topic that is there is not as the catalog says; keys would move to other partitions."""
 
-    return EmbeddedLog(settings.database_urls["log"], clock or SystemClock())
+    slug = "wrong-topic"
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """The partition of a key, the same on every log: CRC-32 of its UTF-8 bytes, modulo the partitions."""
+    return zlib.crc32(key.encode()) % partitions
+
+
+def open_log(settings: Settings, clock: Clock | None = None, *, name: str | None = None) -> Log:
+    """The log `name`; by default the one that the settings name, at the beginning the embedded one.
+
+    Raises `BadSettings` when the settings do not say how to reach it.
+    """
+    name = name or settings.log or "embedded"
+    if name == "embedded":
+        from shared.log.postgres import EmbeddedLog
+
+        return EmbeddedLog(settings.database_urls["log"], clock or SystemClock())
+    if settings.kafka is None:
+        raise BadSettings(
+            "The log is Kafka, and HEARBACK_KAFKA_BOOTSTRAP is not set: give it the brokers' addresses."
+        )
+    from shared.log.kafka import KafkaLog
+
+    return KafkaLog(settings.kafka)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from shared.clock import SystemClock
 from shared.db import Database
 from shared.errors import HearbackError, NotFound
 from shared.events import asyncapi, parking, workers
 from shared.events.catalog import TOPICS
-from shared.ids import SystemIds
-from shared.log import Log, UnknownTopic, open_log
+from shared.log import Log, UnknownTopic, in_use, move
 from shared.roles import RoleContext, load_roles
-from shared.settings import SERVICES, Settings, load
+from shared.settings import LOGS, SERVICES, Settings, load
 
 _SERVICE = click.argument("consumer", type=click.Choice(SERVICES))
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -175,6 +174,33 @@ def resume(consumer: str) -> None:
     click.echo(f"{consumer} tries again." if stopped else f"{consumer} had not stopped.")
 
 
+@log.command("move")
+@click.option("--to", required=True, type=click.Choice(LOGS), help="The log that events shall be on.")
+def move_(to: str) -> None:
+    """Move all events to another log: stop relays, drain consumers, switch, publish present state again.
+
+    The web goes on all the time, and running workers follow by themselves. Killed half-way, run it again.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    said = ""
+    with console.status("looking") if console.is_terminal else nullcontext() as status:
+
+        def told(step: str) -> None:
+            nonlocal said
+            if status is not None:
+                status.update(step)
+            elif step.partition(":")[0] != said:
+                said = step.partition(":")[0]
+                console.print(f"· {said}")
+
+        moved = move.move(load(), to, told)
+    console.print(
+        f"Events are on {in_use.NAMES[to]} now. From the next start on let HEARBACK_LOG say {to}, or nothing."
+        if moved
+        else f"Events are on {in_use.NAMES[to]} already."
+    )
+
+
 @log.command("asyncapi")
 @click.option("-o", "--output", type=click.Path(dir_okay=False, writable=True), help="Write here.")
 def asyncapi_(output: str | None) -> None:
@@ -189,9 +215,7 @@ class _database:
     """The database of a service, for one command."""
 
     def __init__(self, settings: Settings, service: str) -> None:
-        self.db = Database(
-            settings.database_urls[service], SystemClock(), SystemIds(), name="hearback-log", pool_size=1
-        )
+        self.db = in_use.service_database(settings, service)
 
     def __enter__(self) -> Database:
         return self.db
@@ -201,7 +225,7 @@ class _database:
 
 
 def _log(settings: Settings) -> Log:
-    return open_log(settings)
+    return in_use.open_in_use(settings)
 
 
 def _stopped(settings: Settings, service: str) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -11,7 +10,7 @@ import psycopg2
 
 from shared.db import Database, Tx
 from shared.faults import crash_at
-from shared.log import Fenced, Pass, Record, UnknownTopic
+from shared.log import Fenced, Pass, Record, UnknownTopic, partition_of
 
 _PAGE = 250
 
@@ -82,4 +81,4 @@ class EmbeddedSink:
             count = self._partitions[record.topic]
         except KeyError:
             raise UnknownTopic(f"There is no topic {record.topic!r}.") from None
-        return zlib.crc32(record.key.encode()) % count
+        return partition_of(record.key, count)

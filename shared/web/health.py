@@ -24,7 +24,7 @@ _LAG_SECONDS = 5.0
 def blueprint(here: Service, observer: Observer) -> Blueprint:
     """`healthz`, `readyz` and `metrics` of one service."""
     bp = Blueprint("health", __name__, url_prefix=f"/{here.name}")
-    lag = _Remembered(lambda: _log_lag(here))
+    lag = _Remembered(_lag_of(here))
     observer.registry.register(_Backlog(here))
 
     @bp.get("/healthz")
@@ -79,12 +79,11 @@ def _head(name: str) -> str:
     return str(import_module("shared.migrate").head(name))
 
 
-def _log_lag(here: Service) -> Any:
-    log = import_module("shared.log").open_log(here.settings)
-    try:
-        return log.lag()
-    finally:
-        log.close()
+def _lag_of(here: Service) -> Callable[[], Any]:
+    """Asks the log in use how far everybody is; it is opened when first asked, and kept."""
+    in_use = import_module("shared.log.in_use")
+    lag: Callable[[], Any] = in_use.Following(here.settings, here.db, here.clock).lag
+    return lag
 
 
 class _Backlog(Collector):

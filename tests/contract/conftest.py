@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,15 @@ from shared.events.consumer import Apply, Consumer
 from shared.events.envelope import Event
 from shared.events.relay import Relay
 from shared.ids import SystemIds
-from shared.log import Entry, Log, open_log
-from shared.settings import Settings
+from shared.log import Entry, Log, Source, open_log
+from shared.settings import LOGS, Settings
+from tests.support.kafka import Broker
 from tests.support.postgres import FreshDatabases, TestPostgres
 
 GROUP = "reporting"
 KEYS = [str(uuid.UUID(int=number)) for number in range(1, 101)]
 TOPICS = ("customers", "deliveries")
+_numbers = itertools.count(1)
 
 
 class Broken(Exception):
@@ -107,10 +112,10 @@ class Bench:
     def consume(self, consumer: Consumer | None = None) -> None:
         """Applies all that is on the log."""
         mine = consumer or self.consumer()
-        while mine.run_once():
+        # A member of a group is given nothing until it has joined.
+        while mine.run_once() or self.unread():
             pass
-        if consumer is None:
-            mine.source.close()
+        mine.source.close()
 
     def apply(self, tx: Tx, events: Sequence[Event]) -> None:
         """Writes each event down; those whose text is poison, never."""
@@ -143,11 +148,25 @@ class Bench:
             rows = tx.all("SELECT key, count(*) AS events FROM parked GROUP BY key ORDER BY key")
         return [(row["key"], row["events"]) for row in rows]
 
+    def pass_time(self, seconds: float) -> None:
+        """Moves the clock on; a log that has a clock of its own sees a moment pass."""
+        self.clock.advance(timedelta(seconds=seconds))
+        time.sleep(0.002)
+
     def on_log(self, topic: str) -> list[Entry]:
         return list(self.log.tail(topic, 10_000))
 
     def unread(self) -> int:
         return sum(lag.unread for lag in self.log.lag(GROUP))
+
+
+def first_of(source: Source, limit: int) -> list[Entry]:
+    """The first entries that a source gives, once it has joined its group."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        if found := source.poll(limit):
+            return found
+    raise AssertionError("nothing came")
 
 
 @pytest.fixture(scope="session")
@@ -158,17 +177,31 @@ def shared_urls(postgres: TestPostgres) -> Iterator[FreshDatabases]:
     urls.drop()
 
 
-@pytest.fixture(params=["embedded"])
-def log(
-    request: pytest.FixtureRequest, shared_urls: FreshDatabases, tmp_path: Path, clock: ManualClock
-) -> Iterator[Log]:
+@pytest.fixture(params=LOGS)
+def log_settings(request: pytest.FixtureRequest, shared_urls: FreshDatabases, tmp_path: Path) -> Settings:
+    """Settings for one adapter; on Kafka each test has topics of its own."""
+    kafka = None
+    if request.param == "kafka":
+        broker: Broker = request.getfixturevalue("broker")
+        kafka = broker.settings(f"test{next(_numbers)}.")
+    return Settings(home=tmp_path, secret="x" * 32, database_urls=shared_urls, log=request.param, kafka=kafka)
+
+
+@pytest.fixture
+def log(log_settings: Settings, shared_urls: FreshDatabases, clock: ManualClock) -> Iterator[Log]:
     """An empty log with every topic of the catalog."""
-    settings = Settings(home=tmp_path, secret="x" * 32, database_urls=shared_urls)
-    made = open_log(settings, clock)
+    made = open_log(log_settings, clock)
     made.ensure_topics()
     yield made
     made.close()
-    _empty(shared_urls["log"], "log_record, log_offset, log_partition, log_topic, log_producer")
+    if log_settings.log == "embedded":
+        _empty(shared_urls["log"], "log_record, log_offset, log_partition, log_topic, log_producer")
+
+
+# What only the embedded log does itself: retention and compaction by our clock, fencing by number, partitions
+# taken from each other batch by batch. Kafka's own ways are in test_kafka.py.
+only_embedded = pytest.mark.parametrize("log_settings", ["embedded"], indirect=True)
+only_kafka = pytest.mark.parametrize("log_settings", ["kafka"], indirect=True)
 
 
 @pytest.fixture
@@ -182,8 +215,8 @@ def bench(log: Log, shared_urls: FreshDatabases, clock: ManualClock, ids: System
     yield Bench(log, owner, reader, clock)
     owner.close()
     reader.close()
-    _empty(shared_urls["survey"], "outbox, parked_key, parked, customer")
-    _empty(shared_urls["reporting"], "inbox, parked_key, parked, consumer_stop, effect")
+    _empty(shared_urls["survey"], "outbox, parked_key, parked, customer, log_in_use")
+    _empty(shared_urls["reporting"], "inbox, parked_key, parked, consumer_stop, effect, log_in_use")
 
 
 def _empty(url: str, tables: str) -> None:

@@ -14,7 +14,7 @@ from shared.events import inbox, outbox
 from shared.events.consumer import Consumer, by_type
 from shared.events.envelope import Event
 from shared.log import Entry, Pass, Record
-from tests.contract.conftest import GROUP, KEYS, TOPICS, Bench, message
+from tests.contract.conftest import GROUP, KEYS, TOPICS, Bench, first_of, message, only_embedded
 
 A, B = KEYS[0], KEYS[1]
 
@@ -66,6 +66,7 @@ def test_a_consumer_that_dies_before_its_commit_does_the_work_again(bench: Bench
     with pytest.raises(Crash):
         dying.run_once()
     assert bench.effects() == []
+    dying.source.close()
     bench.consume()
     assert bench.effects(A) == [1, 2]
 
@@ -83,11 +84,13 @@ def test_a_consumer_that_dies_between_its_commit_and_the_offset_has_one_effect(b
         dying.run_once()
     assert bench.effects(A) == [1, 2]
     assert bench.unread() == 2
+    dying.source.close()
     bench.consume()
     assert bench.effects(A) == [1, 2]
     assert bench.unread() == 0
 
 
+@only_embedded
 def test_two_consumers_of_a_group_share_the_partitions_and_keep_each_keys_order(bench: Bench) -> None:
     for number in range(1, 21):
         for key in KEYS[:24]:
@@ -126,6 +129,7 @@ def test_two_consumers_of_a_group_share_the_partitions_and_keep_each_keys_order(
         assert bench.effects(key) == list(range(1, 21))
 
 
+@only_embedded
 def test_two_sources_of_a_group_never_hold_the_same_partition(bench: Bench) -> None:
     for key in KEYS[:60]:
         bench.say(key, 1)
@@ -139,6 +143,7 @@ def test_two_sources_of_a_group_never_hold_the_same_partition(bench: Bench) -> N
         source.close()
 
 
+@only_embedded
 def test_a_batch_that_another_consumer_took_over_is_applied_once(bench: Bench) -> None:
     bench.say(A, 1, 2, 3)
     bench.flush()
@@ -190,7 +195,7 @@ def test_a_new_group_starts_at_the_earliest_event(bench: Bench) -> None:
     bench.flush()
     bench.consume()
     source = bench.log.source("newcomer", TOPICS)
-    assert [entry.headers["version"] for entry in source.poll(10)] == ["1"]
+    assert [entry.headers["version"] for entry in first_of(source, 10)] == ["1"]
     source.close()
 
 
@@ -276,9 +281,9 @@ def test_a_released_batch_is_read_again(bench: Bench) -> None:
     def offsets(entries: Sequence[Entry]) -> list[int]:
         return [entry.offset for entry in entries]
 
-    first = offsets(source.poll(1))
+    first = offsets(first_of(source, 1))
     source.release()
-    assert offsets(source.poll(1)) == first
+    assert offsets(first_of(source, 1)) == first
     source.commit()
-    assert offsets(source.poll(1)) != first
+    assert offsets(first_of(source, 1)) != first
     source.close()

@@ -10,7 +10,7 @@ import pytest
 
 from shared.events.catalog import TOPICS
 from shared.log import Pass, Record, UnknownTopic
-from tests.contract.conftest import GROUP, KEYS, Bench
+from tests.contract.conftest import GROUP, KEYS, Bench, only_embedded
 from tests.contract.conftest import TOPICS as READ
 
 A, B = KEYS[0], KEYS[1]
@@ -29,6 +29,7 @@ def test_an_unknown_topic_is_refused(bench: Bench) -> None:
         list(bench.log.tail("gossip", 1))
 
 
+@only_embedded
 def test_lag_counts_unread_records_and_the_age_of_the_oldest(bench: Bench) -> None:
     source = bench.log.source(GROUP, READ)
     bench.say(A, 1, 2)
@@ -38,17 +39,17 @@ def test_lag_counts_unread_records_and_the_age_of_the_oldest(bench: Bench) -> No
     bench.flush()
     lags = {lag.topic: (lag.unread, lag.seconds) for lag in bench.log.lag(GROUP)}
     assert lags == {"customers": (0, 0.0), "deliveries": (3, 90.0)}
+    source.close()
     bench.consume()
     assert {lag.unread for lag in bench.log.lag()} == {0}
     assert bench.log.lag("nobody") == []
-    source.close()
 
 
 def test_tail_gives_the_last_records_oldest_first(bench: Bench) -> None:
     for number, key in enumerate([A, B, KEYS[2], A, B]):
         bench.say(key, number)
         bench.flush()
-        bench.clock.advance(timedelta(seconds=1))
+        bench.pass_time(1)
     assert [entry.headers["version"] for entry in bench.log.tail("deliveries", 3)] == ["2", "3", "4"]
 
 
@@ -75,6 +76,7 @@ def test_a_followed_tail_gives_each_new_record(bench: Bench) -> None:
     assert seen[0] == "1" and sorted(seen) == ["1", "2", "3"]
 
 
+@only_embedded
 def test_records_go_after_fourteen_days_and_a_late_consumer_goes_on_with_the_rest(bench: Bench) -> None:
     bench.log.source(GROUP, READ).close()
     bench.say(A, 1, 2)
@@ -90,6 +92,7 @@ def test_records_go_after_fourteen_days_and_a_late_consumer_goes_on_with_the_res
     assert bench.unread() == 0
 
 
+@only_embedded
 def test_a_consumer_passes_what_is_gone_altogether(bench: Bench) -> None:
     bench.log.source(GROUP, READ).close()
     bench.say(A, 1)
@@ -101,6 +104,7 @@ def test_a_consumer_passes_what_is_gone_altogether(bench: Bench) -> None:
     assert bench.unread() == 0
 
 
+@only_embedded
 def test_compaction_keeps_each_keys_last_record(bench: Bench) -> None:
     for version in (1, 2, 3):
         bench.change(A, version)
@@ -115,6 +119,7 @@ def test_compaction_keeps_each_keys_last_record(bench: Bench) -> None:
     assert bench.unread() == 0
 
 
+@only_embedded
 def test_compaction_keeps_a_tombstone_for_fourteen_days_and_nothing_before_it(bench: Bench) -> None:
     bench.change(A, 1)
     bench.erase(A, 2)
@@ -127,6 +132,7 @@ def test_compaction_keeps_a_tombstone_for_fourteen_days_and_nothing_before_it(be
     assert bench.on_log("customers") == []
 
 
+@only_embedded
 def test_maintenance_runs_beside_readers_and_writers(bench: Bench) -> None:
     for key in KEYS[:20]:
         bench.change(key, 1)

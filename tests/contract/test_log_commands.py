@@ -13,15 +13,13 @@ from shared.events import asyncapi
 from shared.log import cli
 from shared.settings import Settings
 from tests.contract.conftest import GROUP, KEYS, Bench, Broken
-from tests.support.postgres import FreshDatabases
 
 A, B = KEYS[0], KEYS[1]
 
 
 @pytest.fixture(autouse=True)
-def _here(shared_urls: FreshDatabases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(home=tmp_path, secret="x" * 32, database_urls=shared_urls)
-    monkeypatch.setattr(cli, "load", lambda: settings)
+def _here(log_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "load", lambda: log_settings)
 
 
 def _run(*words: str, code: int = 0) -> Result:
@@ -37,7 +35,10 @@ def test_topics_and_lag_are_listed(bench: Bench) -> None:
     assert topics["deliveries"]["records"] == 2
     assert "deliveries" in _run("topics").output
     assert "Nobody reads the log yet." in _run("lag").output
-    bench.log.source(GROUP, ["deliveries"]).close()
+    source = bench.log.source(GROUP, ["deliveries"])
+    while not bench.log.lag(GROUP):
+        source.poll(1)
+    source.close()
     [row] = json.loads(_run("lag", GROUP, "--json").stdout)
     assert (row["consumer"], row["topic"], row["unread"]) == (GROUP, "deliveries", 2)
 

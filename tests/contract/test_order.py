@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shared.events import outbox
 from shared.events.relay import SWEEP_SECONDS
 from shared.log import Fenced, Pass, Record
-from tests.contract.conftest import KEYS, Bench, customer, message
+from tests.contract.conftest import KEYS, Bench, customer, message, only_embedded
 
 A, B = KEYS[0], KEYS[1]
 
@@ -238,6 +238,7 @@ def test_a_frozen_relay_loses_its_shard_and_cannot_send_late(bench: Bench) -> No
     assert bench.waiting() == 0
 
 
+@only_embedded
 def test_a_relay_whose_database_was_restored_goes_on_above_the_logs_epoch(bench: Bench) -> None:
     bench.say(A, 1)
     bench.flush()

@@ -38,7 +38,11 @@ def test_relay_dies(history: History, point: str) -> None:
     history.cast.relay_again()
     history.running.settle()
     check(history)
-    assert (_sent_twice(history) > twice) == (point == "relay.after_flush")
+    # On Kafka what was sent is there at once; the embedded log takes back what a dead relay had begun.
+    there = {"relay.after_flush"} | (
+        {"relay.mid_batch"} if history.running.settings.log == "kafka" else set()
+    )
+    assert (_sent_twice(history) > twice) == (point in there)
 
 
 @pytest.mark.parametrize("service", ["followup", "reporting"])

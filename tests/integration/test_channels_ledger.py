@@ -37,7 +37,7 @@ def claimed(db: Database, kind: str = "invitation", *, begun: bool = False) -> s
         assert [one.id for one in ledger.claim(tx, 10, [kind])] == [id]
     if begun:
         with db.transaction() as tx:
-            assert ledger.begin_hand_over(tx, id)
+            assert ledger.begin_hand_over(tx, [id])
     return id
 
 
@@ -67,11 +67,11 @@ def test_only_due_messages_of_the_senders_kinds_are_claimed(db: Database, clock:
 def test_a_hand_over_is_begun_once_and_only_by_who_claimed_it(db: Database) -> None:
     id = claimed(db)
     with db.transaction() as tx:
-        assert ledger.begin_hand_over(tx, id)
-        assert not ledger.begin_hand_over(tx, id)
+        assert ledger.begin_hand_over(tx, [id])
+        assert not ledger.begin_hand_over(tx, [id])
     other = queued(db)
     with db.transaction() as tx:
-        assert not ledger.begin_hand_over(tx, other)
+        assert not ledger.begin_hand_over(tx, [other])
 
 
 def test_a_sender_that_died_before_the_hand_over_cost_nothing(db: Database, clock: ManualClock) -> None:
@@ -118,7 +118,7 @@ def test_a_report_may_come_before_the_sender_has_settled(db: Database) -> None:
     with db.transaction() as tx:
         assert ledger.report(tx, id, "delivered")
     with db.transaction() as tx:
-        assert ledger.handed(tx, id, "p1")
+        assert ledger.handed(tx, {id: "p1"})
         row = tx.one("SELECT state, provider_id FROM delivery WHERE id = %s", (id,))
     assert row == {"state": "delivered", "provider_id": "p1"}
 
@@ -126,7 +126,7 @@ def test_a_report_may_come_before_the_sender_has_settled(db: Database) -> None:
 def test_mail_may_bounce_after_delivery_but_not_the_other_way(db: Database) -> None:
     id = claimed(db, begun=True)
     with db.transaction() as tx:
-        ledger.handed(tx, id, "p1")
+        ledger.handed(tx, {id: "p1"})
         assert ledger.report(tx, id, "delivered")
         assert ledger.report(tx, id, "bounced", "550")
         assert ledger.report(tx, id, "delivered") is None
@@ -166,7 +166,7 @@ def test_a_permit_counts_as_unsettled_until_its_message_is_settled(db: Database,
         assert ledger.unsettled_permits(tx, ANN) == 0
         ledger.permitted(tx, [id], tx.now + timedelta(seconds=15))
         assert ledger.unsettled_permits(tx, ANN) == 1
-        ledger.handed(tx, id, "p")
+        ledger.handed(tx, {id: "p"})
         assert ledger.unsettled_permits(tx, ANN) == 0
     other = claimed(db)
     with db.transaction() as tx:
@@ -180,7 +180,7 @@ def test_settled_is_settled(db: Database) -> None:
     id = claimed(db)
     with db.transaction() as tx:
         assert ledger.refused(tx, id, "opted_out")
-        assert not ledger.handed(tx, id, "p")
+        assert not ledger.handed(tx, {id: "p"})
         assert not ledger.uncertain(tx, id, "x")
         assert ledger.give_back(tx, [id], tx.now, None, counted=False) == []
     assert state(db, id) == "refused"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shared.channels import Message, TransportError, UncertainError, mailbox, transport
+from shared.channels import Message, TransportError, UncertainError, http, transport
 from shared.channels.mailbox import sign, verify
 from shared.errors import Unauthenticated
 from shared.settings import Settings
@@ -66,7 +66,7 @@ def provider() -> Iterator[Provider]:
     yield server
     server.shutdown()
     server.server_close()
-    mailbox._pool.cache_clear()
+    http._make_pool.cache_clear()
     thread.join()
 
 
@@ -127,7 +127,7 @@ def test_a_connection_that_drops_after_taking_it_is_uncertain(provider: Provider
 def test_silence_is_uncertain(
     provider: Provider, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mailbox, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(http, "TIMEOUT_SECONDS", 0.2)
     hold = threading.Event()
     monkeypatch.setattr(_Handler, "do_POST", lambda self: hold.wait(5))
     try:

@@ -130,6 +130,7 @@ def test_without_an_answer_about_permits_messages_wait(house: House, clock: Manu
 def test_nothing_starts_with_less_than_eleven_of_fifteen_seconds_left(house: House) -> None:
     house.queue("ann", "bob", "cid")
     house.provider.seconds = 2.5
+    house.sender.hands = 1
     house.sender.step()
     # After two hand-overs 10 of 15 seconds are left: the third waits for a new permit.
     assert len(house.provider.taken) == 2
@@ -267,3 +268,30 @@ def test_a_database_that_blinks_while_settling_makes_nothing_uncertain(house: Ho
     house.sender.settled = blinking
     house.sender.step()
     assert house.states() == {"ann": "handed"} and house.provider.taken == ["ann"]
+
+
+@pytest.mark.parametrize("then", ["granted", "refused", "unanswered"])
+def test_a_sender_that_stood_still_leaves_alone_what_another_has_claimed_since(
+    house: House, then: str
+) -> None:
+    (id,) = house.queue("ann@example.com")
+
+    def frozen(batch: Sequence[Delivery]) -> Permits:
+        house.clock.advance(timedelta(seconds=61))
+        with house.db.transaction() as tx:
+            ledger.after_crash(tx, ["invitation"])
+            (theirs,) = ledger.claim(tx, 10, ["invitation"])
+        with house.db.transaction() as tx:
+            ledger.permitted(tx, [id], tx.now + timedelta(seconds=15))
+            assert ledger.begin_hand_over(tx, [id], theirs.claimed_at)
+        return house.permits(batch)
+
+    house.sender.permits = frozen
+    house.silent = then == "unanswered"
+    if then == "refused":
+        house.refused["ann@example.com"] = "opted_out"
+    house.sender.step()
+    assert (house.provider.taken, house.settled, house.told) == ([], [], [])
+    with house.db.transaction() as tx:
+        row = tx.one("SELECT state, handed_at, permit_expires_at FROM delivery")
+    assert row and row["state"] == "claimed" and row["handed_at"] and row["permit_expires_at"]

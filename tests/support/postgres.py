@@ -18,15 +18,15 @@ from shared.settings import DATABASES
 
 
 class TestPostgres:
-    """A server in a temporary folder that forgets on a crash (no fsync)."""
+    """A server in a temporary folder. Without `fsync` it forgets on a crash, which is what tests want."""
 
     __test__ = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, fsync: bool = False) -> None:
         self.owner: Owner = find_owner()
         self.home = Path(tempfile.mkdtemp(prefix="hearback-pg-"))
         self.owner.own(self.home)
-        self.server = Postgres(self.home, self.owner, fsync=False)
+        self.server = Postgres(self.home, self.owner, fsync=fsync)
         self.server.initialise()
         self.server.start(die_with_us=True)
         self.server.create_databases()

@@ -16,17 +16,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import urllib3
 
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.embedded.owner import find_owner
+from shared.errors import Unavailable
 from shared.ids import SystemIds
-from shared.log import Log, open_log
+from shared.log import Log
+from shared.log.in_use import open_in_use
 from shared.provider_settings import PREFIXES
-from shared.settings import SERVICES, Settings
+from shared.settings import SERVICES, KafkaSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90.0
@@ -83,12 +85,12 @@ class Running:
     """An installation in a folder of its own, on databases that are there already.
 
     Processes are started and killed one by one; nothing starts them again but the test. `crash_at`
-    names a point of `shared.faults`; the process that passes it first dies, once. `more` are further
-    variables of their environment.
+    names a point of `shared.faults`; the process that passes it first dies, once. All of them get what
+    is in `environment` besides.
     """
 
     settings: Settings
-    more: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     databases: dict[str, Database] = field(default_factory=dict)
 
@@ -105,7 +107,7 @@ class Running:
         return self.databases[service]
 
     def log(self) -> Log:
-        return open_log(self.settings)
+        return open_in_use(self.settings)
 
     def role(self, service: str, *roles: str, crash_at: str = "") -> Process:
         """Starts roles of a service in one process."""
@@ -131,12 +133,16 @@ class Running:
         self.wait(answers, process, "the web app to answer")
         return process
 
-    def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs `hearback WORDS…` to its end."""
+    def killed_command(self, crash_at: str, *words: str) -> Process:
+        """Starts `hearback WORDS…`, which dies when it passes `crash_at`."""
+        return self._start("-".join(words), [sys.executable, "-m", "shared.cli", *words], crash_at)
+
+    def command(self, *words: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        """Runs `hearback WORDS…` to its end, with `env` besides what all processes get."""
         return subprocess.run(
             [*find_owner(self.settings.home).prefix, sys.executable, "-m", "shared.cli", *words],
             cwd=ROOT,
-            env=self._environment(),
+            env=self._environment() | env,
             capture_output=True,
             text=True,
             timeout=PATIENCE,
@@ -177,7 +183,10 @@ class Running:
             log.close()
 
     def _still(self, log: Log) -> bool:
-        lags = log.lag()
+        try:
+            lags = log.lag()
+        except Unavailable:  # groups that are only just being made
+            return False
         if {lag.consumer for lag in lags} != set(SERVICES) or any(lag.unread for lag in lags):
             return False
         for service in SERVICES:
@@ -228,9 +237,12 @@ class Running:
             "HEARBACK_HOME": str(settings.home),
             "HEARBACK_SECRET": settings.secret,
             "HEARBACK_PORT": str(settings.port),
+            "HEARBACK_MAILBOX_URL": settings.mailbox_url,
+            **({"HEARBACK_LOG": settings.log} if settings.log else {}),
+            **(_brokers(settings.kafka) if settings.kafka else {}),
             "HOME": str(settings.home),
             "PYTHONPATH": str(ROOT),
-            **self.more,
+            **self.environment,
         }
 
 
@@ -256,20 +268,41 @@ class Cast:
         return self.consumers[service]
 
 
+def _brokers(kafka: KafkaSettings) -> dict[str, str]:
+    return {
+        "HEARBACK_KAFKA_BOOTSTRAP": kafka.bootstrap,
+        "HEARBACK_KAFKA_PREFIX": kafka.prefix,
+        "HEARBACK_KAFKA_POLL_SECONDS": str(kafka.poll_seconds),
+    }
+
+
 @contextlib.contextmanager
-def running(urls: Mapping[str, str], more: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """An installation on the databases of `urls`, with a free port and a folder; ended at the end."""
+def running(
+    urls: Mapping[str, str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    mailbox_url: str = "",
+    log: Literal["embedded", "kafka"] | None = None,
+    kafka: KafkaSettings | None = None,
+) -> Iterator[Running]:
+    """An installation on the databases of `urls`, with a free port and a folder; ended at the end.
+
+    Its processes get `environment` besides. Its senders hand messages over to the provider at
+    `mailbox_url`, else to its own mailbox. `log` and `kafka` are as in the settings.
+    """
     home = Path(tempfile.mkdtemp(prefix="hearback-run-"))
     (home / "run").mkdir()
     find_owner().own(home, deep=True)
     port = free_port()
     here = f"http://127.0.0.1:{port}"
-    settings = Settings(home=home, secret=secrets.token_urlsafe(32), database_urls=dict(urls))
-    settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=here)
-    found = Running(settings, more or {})
-    log = found.log()
-    log.ensure_topics()
-    log.close()
+    settings = Settings(
+        home=home, secret=secrets.token_urlsafe(32), database_urls=dict(urls), log=log, kafka=kafka
+    )
+    settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=mailbox_url or here)
+    found = Running(settings, environment or {})
+    topics = found.log()
+    topics.ensure_topics()
+    topics.close()
     try:
         yield found
     finally:

@@ -96,6 +96,15 @@ def receive(
     return Received(effect, customer_id if reading.keyword == "stop" else None)
 
 
+def stopped_by(tx: Tx, provider_id: str) -> str | None:
+    """The customer whom a text that was taken in before has opted out; None when it has not."""
+    row = tx.one("SELECT customer_id, text, effect FROM inbound WHERE provider_id = %s", (provider_id,))
+    if row is None or row["customer_id"] is None:
+        return None
+    stopped = row["effect"] == "stop" or sms.read(row["text"]).keyword == "stop"
+    return str(row["customer_id"]) if stopped else None
+
+
 def _invitation(tx: Tx, customer_id: str) -> Row | None:
     """The question a text answers: the last one asked by SMS that is still open, with what was answered."""
     return tx.one(

@@ -16,6 +16,7 @@ from services.survey.domain import budget
 from services.survey.domain.budget import Contact
 from services.survey.queries.company import company
 from services.survey.words import language_of
+from shared.channels import ledger
 from shared.db import Row, Tx
 
 LIFETIME = timedelta(seconds=15)
@@ -229,7 +230,10 @@ def _claim(tx: Tx, granted: Sequence[tuple[Request, str]], written_to: Mapping[s
         " claimed_at,"
         " permit_expires_at, attempts, data) VALUES %s"
         " ON CONFLICT (id) DO UPDATE SET state = 'claimed', channel = EXCLUDED.channel, reason = NULL,"
-        " claimed_at = EXCLUDED.claimed_at, permit_expires_at = EXCLUDED.permit_expires_at,"
+        # By the time of its claim our own sender knows a message as its own.
+        " claimed_at = CASE WHEN delivery.state = 'claimed' AND delivery.kind <> 'notice'"
+        " THEN delivery.claimed_at ELSE EXCLUDED.claimed_at END,"
+        " permit_expires_at = EXCLUDED.permit_expires_at,"
         " settled_at = NULL, data = delivery.data || EXCLUDED.data",
         [
             (
@@ -252,12 +256,16 @@ def _claim(tx: Tx, granted: Sequence[tuple[Request, str]], written_to: Mapping[s
 
 
 def outstanding(tx: Tx, customer_id: str, channel: str) -> bool:
-    """Whether a permit for this customer is out that nobody has settled and that may still be used."""
+    """Whether a message may be on its way to this customer: nobody has settled its permit, or it is
+    uncertain because the provider has not said in time whether it takes it, and may take it yet.
+
+    Either counts for a minute; by then a sender that died is given up, and so is such a provider.
+    """
     return (
         tx.one(
-            "SELECT 1 FROM delivery WHERE customer_id = %s AND state = 'claimed' AND permit_expires_at > %s"
-            " AND channel = %s LIMIT 1",
-            (customer_id, tx.now, channel),
+            "SELECT 1 FROM delivery WHERE customer_id = %s AND channel = %s"
+            " AND (permit_expires_at IS NOT NULL OR state = 'uncertain') AND claimed_at > %s LIMIT 1",
+            (customer_id, channel, tx.now - ledger.CLAIM_LIFETIME),
         )
         is not None
     )

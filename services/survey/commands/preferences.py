@@ -52,7 +52,8 @@ def change(
 
 
 def wait(db: Database, customer_id: str, channels: Sequence[str], limit: float = WAIT) -> bool:
-    """Waits until no permit for these channels is out, at most `limit` seconds. Returns whether one remains.
+    """Waits until nothing is on its way on these channels, at most `limit` seconds. Returns whether something
+    is: then whoever opted out is to be told so.
 
     The opt-out is committed before: no new permit can be granted meanwhile.
     """

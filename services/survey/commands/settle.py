@@ -34,14 +34,14 @@ class Result:
 def settled(tx: Tx, outcomes: Sequence[Outcome], fingerprints: Fingerprints) -> None:
     """Follows the ledger for survey's own messages, in the transaction that settled them there."""
     rows = _locked(tx, [outcome.delivery.id for outcome in outcomes])
-    refused = []
+    refused, sent = [], []
     for outcome in outcomes:
         row = rows.get(outcome.delivery.id)
         if row is None:  # erased meanwhile
             continue
         state = row["state"]
         if outcome.result == "handed" and state in ("handed", "delivered", "bounced"):
-            mark_sent(tx, row)
+            sent.append(row)
         elif outcome.result == "uncertain" and state == "uncertain":
             _invitation_state(tx, row, "uncertain", ("queued",))
         elif outcome.result == "failed" and state == "failed":
@@ -50,6 +50,7 @@ def settled(tx: Tx, outcomes: Sequence[Outcome], fingerprints: Fingerprints) -> 
             _heed(tx, row, fingerprints)
         elif outcome.result == "refused" and state == "refused":
             refused.append(row)
+    mark_sent(tx, sent)
     _skip(tx, refused)
 
 
@@ -58,7 +59,7 @@ def notices(tx: Tx, results: Sequence[Result], fingerprints: Fingerprints) -> No
     failed = []
     for result in results:
         if result.result == "handed":
-            ledger.handed(tx, result.id, result.provider_id)
+            ledger.handed(tx, {result.id: result.provider_id})
         elif result.result == "uncertain":
             ledger.uncertain(tx, result.id, result.reason or "")
         # Failed for good or for now: either way it gives the budget back, and a new permit may be asked for.
@@ -85,7 +86,7 @@ def report(
     if row is None or row["kind"] == "staff":
         return
     if state != "failed":
-        mark_sent(tx, row)
+        mark_sent(tx, [row])
     else:
         _invitation_state(tx, row, "failed", ("queued", "uncertain"))
     facts.publish(tx, [facts.delivery_reported(row, state, reason, at)])
@@ -107,9 +108,8 @@ def taken(tx: Tx, delivery_id: str, provider_id: str | None) -> None:
     row = tx.one("SELECT state FROM delivery WHERE id = %s FOR UPDATE", (delivery_id,))
     if row is None or row["state"] not in ("claimed", "uncertain"):
         return
-    ledger.handed(tx, delivery_id, provider_id)
-    for found in _locked(tx, [delivery_id]).values():
-        mark_sent(tx, found)
+    ledger.handed(tx, {delivery_id: provider_id})
+    mark_sent(tx, list(_locked(tx, [delivery_id]).values()))
 
 
 def unsubscribed(tx: Tx, delivery_id: str, fingerprints: Fingerprints) -> tuple[str, str] | None:
@@ -153,23 +153,35 @@ def _locked(tx: Tx, ids: Sequence[str]) -> dict[str, Row]:
     return {str(row["id"]): row for row in rows if str(row["customer_id"]) in present}
 
 
-def mark_sent(tx: Tx, row: Row) -> None:
-    """The delivery's invitation is sent, and told, once. The caller holds the customer's lock."""
-    if row["kind"] != "invitation":
+def mark_sent(tx: Tx, rows: Sequence[Row]) -> None:
+    """The deliveries' invitations are sent, and told, once. The caller holds the customers' locks."""
+    by_invitation = {str(row["ref_id"]): row for row in rows if row["kind"] == "invitation"}
+    if not by_invitation:
         return
-    sent = tx.execute(
+    sent = tx.all(
         "UPDATE invitation SET state = 'sent', sent_at = %s, version = version + 1"
-        " WHERE id = %s AND state IN ('queued', 'uncertain', 'failed', 'expired') AND sent_at IS NULL",
-        (tx.now, row["ref_id"]),
+        " WHERE id = ANY(%s::uuid[]) AND state IN ('queued', 'uncertain', 'failed', 'expired')"
+        " AND sent_at IS NULL RETURNING id",
+        (tx.now, list(by_invitation)),
     )
-    if not sent:
-        _invitation_state(tx, row, "sent", ("queued", "uncertain"))  # sent again by a person: told already
+    first = {str(row["id"]) for row in sent}
+    for id, row in by_invitation.items():
+        if id not in first:  # sent again by a person: told already
+            _invitation_state(tx, row, "sent", ("queued", "uncertain"))
+    if not first:
         return
-    found = tx.one(facts.INVITATIONS + " WHERE i.id = %s", (row["ref_id"],))
-    if found:
-        facts.publish(tx, [facts.invitation_sent(found | {"delivery_id": row["id"]})])
-        if not found["test"]:
-            tx.execute("UPDATE customer SET last_asked_at = %s WHERE id = %s", (tx.now, row["customer_id"]))
+    found = tx.all(facts.INVITATIONS + " WHERE i.id = ANY(%s::uuid[])", (list(first),))
+    facts.publish(
+        tx,
+        [
+            facts.invitation_sent(row | {"delivery_id": by_invitation[str(row["invitation_id"])]["id"]})
+            for row in found
+        ],
+    )
+    asked = [by_invitation[str(row["invitation_id"])]["customer_id"] for row in found if not row["test"]]
+    tx.execute(
+        "UPDATE customer SET last_asked_at = %s WHERE id = ANY(%s::uuid[])", (tx.now, list(map(str, asked)))
+    )
 
 
 def _invitation_state(tx: Tx, row: Row, state: str, before: Sequence[str]) -> None:

@@ -83,10 +83,11 @@ def money(text: str) -> Decimal:
         if mark in whole and not re.fullmatch(rf"\d{{1,3}}(\{mark}\d{{3}})+", whole):
             raise BadValue("has its thousands separated in a way that cannot be read")
         whole = whole.replace(mark, "")
-    amount = Decimal(f"{whole}.{decimals or '0'}").quantize(Decimal("0.01"))
+    # Checked first: an amount beyond the context's precision could not be quantized.
+    amount = Decimal(f"{whole}.{decimals or '0'}")
     if amount >= 10**12:
         raise BadValue("is too large")
-    return amount
+    return amount.quantize(Decimal("0.01"))
 
 
 def language(text: str) -> str:

@@ -54,7 +54,10 @@ def show(token: str) -> Response:
 @public(csrf=False)
 @standalone.friendly
 def change(token: str) -> Any:
-    """Stops or starts a channel; at once, and says when one message was already on its way."""
+    """Stops or starts a channel; at once, and says when one message was already on its way.
+
+    A mail program's one click gets that sentence as plain text, or an empty text.
+    """
     one_click = request.form.get("List-Unsubscribe") == "One-Click"
     action = "one_click" if one_click else request.form.get("action", "")
     if not one_click and action not in _ACTIONS:
@@ -66,6 +69,16 @@ def change(token: str) -> Any:
     # Committed: from here on no permit is given. What is out already is waited for, a moment.
     late = preferences.wait(db, customer_id, stopped) if stopped else False
     if one_click:
-        return Response("", 200, content_type="text/plain; charset=utf-8")
+        return Response(
+            _on_its_way(customer_id) if late else "", 200, content_type="text/plain; charset=utf-8"
+        )
     said = "stop_all" if action == "stop_all" else action.split("_")[0]
     return redirect(f"/u/{token}?w={said}" + ("&late=1" if late else ""), 303)
+
+
+def _on_its_way(customer_id: str) -> str:
+    with service().db.transaction() as tx:
+        language = tx.value("SELECT language FROM customer WHERE id = %s", (customer_id,))
+        here = company(tx)
+    text: str = words(language_of(language, here["language"]))["preferences"]["on_its_way"]
+    return text

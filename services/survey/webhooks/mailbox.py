@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, jsonify, request
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
-from services.survey.commands import inbound, preferences, settle
+from services.survey.commands import settle
 from services.survey.edge import opt_out_fingerprints
-from services.survey.webhooks.once import fresh
+from services.survey.webhooks.once import fresh, text
 from shared.channels import mailbox
 from shared.errors import Invalid, NotFound
 from shared.web import body_limit, public, service
@@ -51,7 +51,8 @@ def register(bp: Blueprint) -> None:
 def mailbox_event() -> Response:
     """Takes in one event; a repetition is answered like the first and does nothing.
 
-    A forged, stale or truncated one is refused and changes nothing.
+    A forged, stale or truncated one is refused and changes nothing. The reply is empty (204), or says of a
+    STOP that one message was already on its way: `{"on_its_way": true}`.
     """
     here = service()
     if not here.settings.uses_mailbox:
@@ -70,17 +71,12 @@ def mailbox_event() -> Response:
     except (ValidationError, ValueError) as error:
         raise Invalid("This event cannot be read.", slug="bad-event") from error
     at: datetime = min(event["at"].astimezone(UTC), here.clock.now())
-    stopped = None
-    with here.db.transaction() as tx:
-        new = fresh(tx, "mailbox", event["id"])
-        if new and event["type"] == "inbound":
-            received = inbound.receive(
-                tx, event["id"], event["sender"], event["text"] or "", at, opt_out_fingerprints()
-            )
-            stopped = received.stopped
-        elif new and event["type"] in REPORTS:
-            report = (event["delivery_id"] or "", event["type"], event["reason"], at)
-            settle.report(tx, *report, opt_out_fingerprints())
-    if stopped:
-        preferences.wait(here.db, stopped, ("sms",))
+    if event["type"] == "inbound":
+        if text("mailbox", event["id"], event["sender"], event["text"] or "", at):
+            return jsonify(on_its_way=True)
+    elif event["type"] in REPORTS:
+        with here.db.transaction() as tx:
+            if fresh(tx, "mailbox", event["id"]):
+                report = (event["delivery_id"] or "", event["type"], event["reason"], at)
+                settle.report(tx, *report, opt_out_fingerprints())
     return Response(status=204)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from flask import Blueprint, Response, request
 
-from services.survey.commands import inbound, preferences, settle
+from services.survey.commands import settle
 from services.survey.domain.sms import Keyword
 from services.survey.edge import opt_out_fingerprints
-from services.survey.webhooks.once import fresh
+from services.survey.webhooks.once import fresh, text
 from shared.channels import OPTED_OUT, twilio
 from shared.db import Tx
 from shared.errors import Invalid, NotFound
@@ -38,20 +38,8 @@ def twilio_message() -> Response:
     sid, sender = given.get("MessageSid", ""), given.get("From", "")
     if not _SID.fullmatch(sid) or not re.fullmatch(r"[ -~]{3,100}", sender):
         raise Invalid("This text cannot be read.", slug="bad-event")
-    with here.db.transaction() as tx:
-        if not fresh(tx, "twilio", sid):
-            return _nothing()
-        received = inbound.receive(
-            tx,
-            sid,
-            sender,
-            given.get("Body", ""),
-            here.clock.now(),
-            opt_out_fingerprints(),
-            _KEYWORDS.get(given.get("OptOutType", "").upper()),
-        )
-    if received.stopped:
-        preferences.wait(here.db, received.stopped, ("sms",))
+    keyword = _KEYWORDS.get(given.get("OptOutType", "").upper())
+    text("twilio", sid, sender, given.get("Body", ""), here.clock.now(), keyword)
     return _nothing()
 
 

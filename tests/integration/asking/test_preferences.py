@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 
 from services.survey.commands import permits, preferences
 from services.survey.commands.permits import Request
+from shared.channels import UncertainError
 from tests.support.asking import Asking, preference_link, trail_link
 
 
@@ -61,6 +63,20 @@ def test_an_opt_out_waits_for_a_message_on_its_way_and_says_so_when_it_remains(s
     reply = survey.http.post(path, data={"action": "stop_email"}, headers={"Accept": "text/html"})
     assert 1.8 < time.monotonic() - began < 4
     assert "already on its way" in survey.page(reply.headers["Location"]).text
+    reply = survey.http.post(path, data={"List-Unsubscribe": "One-Click"})
+    assert reply.status_code == 200 and "already on its way" in reply.text
+
+
+def test_a_message_that_the_provider_may_still_take_counts_as_on_its_way_for_a_minute(survey: Asking) -> None:
+    path = preference_link(survey.invited())
+    survey.provider.refuse = UncertainError("no answer in time")
+    survey.clock.advance(timedelta(days=40))
+    survey.ask()
+    survey.send()
+    survey.clock.advance(timedelta(seconds=50))
+    assert "already on its way" in survey.http.post(path, data={"List-Unsubscribe": "One-Click"}).text
+    survey.clock.advance(timedelta(seconds=11))
+    assert survey.http.post(path, data={"List-Unsubscribe": "One-Click"}).text == ""
 
 
 def test_an_opt_out_ends_its_wait_when_the_message_is_settled(survey: Asking) -> None:

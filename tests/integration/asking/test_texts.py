@@ -8,6 +8,8 @@ from datetime import timedelta
 
 import pytest
 
+from services.survey.commands import permits, settle
+from services.survey.commands.permits import Request
 from shared.channels import Message
 from shared.channels.mailbox import SIGNATURE_HEADER, TIMESTAMP_HEADER, sign
 from tests.support.asking import Asking, trail_link
@@ -75,6 +77,21 @@ def test_stop_ends_texts_and_gets_no_reply(survey: Asking, question: Message) ->
     survey.text(PHONE, "START")
     assert survey.events("customer.changed")[-1]["data"]["may_sms"] is True
     assert "again" in survey.send()[0].text
+
+
+def test_a_stop_and_its_repetition_say_when_a_message_was_on_its_way(
+    survey: Asking, question: Message
+) -> None:
+    customer = str(survey.one("SELECT id FROM customer")["id"])
+    request = Request(survey.db.ids.new(), "notice", survey.db.ids.new(), customer, prefer_channel="sms")
+    with survey.db.transaction() as tx:
+        assert permits.take(tx, [request], "http://x", survey.fingerprints)[0]
+    for _ in range(2):
+        reply = survey.text(PHONE, "STOP", "the-same-text")
+        assert (reply.status_code, reply.json) == (200, {"on_its_way": True})
+    with survey.db.transaction() as tx:
+        settle.notices(tx, [settle.Result(request.id, "handed", "p")], survey.fingerprints)
+    assert survey.text(PHONE, "STOP", "the-same-text").status_code == 204
 
 
 def test_a_score_whose_only_words_are_stop_is_both(survey: Asking, question: Message) -> None:

@@ -91,6 +91,13 @@ def test_a_keyword_of_the_providers_own_counts_and_is_not_answered_twice(
     assert survey.all("SELECT 1 FROM response") == [] and survey.events("message.received") == []
 
 
+def test_a_stop_to_the_second_number_of_a_messaging_service_counts(
+    survey: Asking, text: dict[str, str], write: Callable[..., int]
+) -> None:
+    assert write("STOP", To="+14155559999", MessagingServiceSid="MG" + "0" * 31 + "3") == 200
+    assert survey.customer(phone=PHONE)["sms_opt_out_at"] is not None
+
+
 def test_a_picture_without_words_breaks_nothing(
     survey: Asking, text: dict[str, str], write: Callable[..., int]
 ) -> None:

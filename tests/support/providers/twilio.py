@@ -77,7 +77,7 @@ class Twilio:
         if len(body) > 1600:
             return _error(400, 21617, "The concatenated message body exceeds the 1600 character limit")
         callback = urlsplit(given.get("StatusCallback", ""))
-        if callback.scheme not in ("http", "https") or to.lstrip("+") in callback.query:
+        if callback.scheme not in ("http", "https") or set(parse_qs(callback.query)) - {"delivery_id"}:
             return _error(400, 21609, "The StatusCallback URL is not a valid URL")
         sid = "SM" + uuid.uuid4().hex
         self.texts.append({**given, "sid": sid})

@@ -1,0 +1,207 @@
+"""Moves events to another log: relays stop, consumers drain, the sink is switched, owners tell again."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Callable, Iterator
+
+from shared.db import Database
+from shared.errors import Unavailable
+from shared.events import relay
+from shared.events.catalog import TOPICS
+from shared.faults import crash_at
+from shared.log import Log, in_use, open_log
+from shared.log.in_use import NAMES, InUse, WrongLog
+from shared.settings import SERVICES, Settings
+
+_LOCK = 0x4842_0004
+# Nobody reads when the number of unread events has not fallen for so long (s).
+_STUCK_SECONDS = 60.0
+# Starting on another log is not a move: what is only on its way is waited for, no more.
+_ON_ITS_WAY_SECONDS = 5.0
+
+Told = Callable[[str], None]
+
+
+def move(settings: Settings, to: str, told: Told) -> bool:
+    """Moves all events to the log `to`; returns False when they are there already. `told` hears of each step.
+
+    The web keeps writing to the outboxes meanwhile. Killed at any moment, it leaves the relays standing
+    still, and nothing lost; run again, it goes on. Asked to move to where the events still are, it takes
+    a move that was begun back. Raises `WrongLog` when it cannot be done, and then nothing is moved.
+    """
+    with _databases(settings) as databases, _alone(databases):
+        present = {name: in_use.begin(db, settings) for name, db in databases.items()}
+        if all(one.log == to for one in present.values()):
+            moved = any(one.moving_to for one in present.values())
+            _say(databases, "moving_to = NULL")
+            _tell_again(databases, told)
+            return moved
+        _not_half_the_other_way(present, to)
+        target = open_log(settings, name=to)
+        try:
+            told(f"making the topics of {NAMES[to]}")
+            target.ensure_topics()
+        finally:
+            target.close()
+        try:
+            told("stopping the relays")
+            _stand_still(databases, to)
+            crash_at("move.still")
+            _drain(settings, next(one.log for one in present.values() if one.log != to), told, _STUCK_SECONDS)
+        except BaseException:
+            if all(one.log != to for one in present.values()):
+                _say(databases, "moving_to = NULL")
+            raise
+        crash_at("move.drained")
+        _switch(databases, to)
+        _tell_again(databases, told)
+        return True
+
+
+def start_with(settings: Settings) -> None:
+    """For whoever starts everything: lets the settings choose another log when the present one is read.
+
+    Raises `WrongLog` when there is, or when nobody can tell; then all is as it was.
+    """
+    to = settings.log
+    if to is None:
+        return
+    with _databases(settings) as databases, _alone(databases):
+        present = {name: in_use.begin(db, settings) for name, db in databases.items()}
+        if all(one.log == to for one in present.values()):
+            return
+        old = next(one.log for one in present.values() if one.log != to)
+        begun = next((one.moving_to for one in present.values() if one.moving_to), None)
+        if begun:
+            raise WrongLog(
+                f"A move to {NAMES[begun]} was begun and not ended: start without HEARBACK_LOG, and finish "
+                f"it with hearback log move --to {begun}."
+            )
+        try:
+            _stand_still(databases, to)
+            _drain(settings, old, lambda _: None, _ON_ITS_WAY_SECONDS)
+        except Exception as error:
+            _say(databases, "moving_to = NULL")
+            raise WrongLog(in_use.refusal(settings, old, to)) from error
+        _switch(databases, to)
+
+
+def _not_half_the_other_way(present: dict[str, InUse], to: str) -> None:
+    """What one service has put on its new log the others have not read: half-way there is no way back."""
+    ahead = {one.moving_to for one in present.values() if one.moving_to} & {
+        one.log for one in present.values()
+    }
+    if ahead and to not in ahead:
+        other = ahead.pop()
+        raise WrongLog(
+            f"A move to {NAMES[other]} is half done: finish it first, with hearback log move --to {other}."
+        )
+
+
+def _stand_still(databases: dict[str, Database], to: str) -> None:
+    """From here on no relay sends until the move is over: each looks under its shard's lock."""
+    for db in databases.values():
+        with db.transaction() as tx:
+            tx.execute("UPDATE log_in_use SET moving_to = %(to)s WHERE log <> %(to)s", {"to": to})
+    for db in databases.values():
+        relay.wait_until_still(db)
+
+
+def _drain(settings: Settings, name: str, told: Told, patience: float) -> None:
+    """Returns when every service has applied all that is on the log. Raises `WrongLog` when nobody does."""
+    log = open_log(settings, name=name)
+    try:
+        best, since = -1, time.monotonic()
+        while True:
+            try:
+                left = _left(log)
+            except Unavailable:
+                if time.monotonic() - since > patience:
+                    raise
+                time.sleep(0.2)
+                continue
+            if not left:
+                return
+            unread = sum(left.values())
+            told(f"waiting until {NAMES[name]} is read: {unread} events to go")
+            if unread < best or best < 0:
+                best, since = unread, time.monotonic()
+            if time.monotonic() - since > patience:
+                said = ", ".join(f"{service} has {count} to read" for service, count in left.items())
+                raise WrongLog(
+                    f"Nothing was moved: on {NAMES[name]} {said}, and that has not become less for "
+                    f"{patience:.0f} s. Do their consumers run? `hearback status` tells."
+                )
+            time.sleep(0.2)
+    finally:
+        log.close()
+
+
+def _left(log: Log) -> dict[str, int]:
+    """How many events each service has still to read, of those that have any."""
+    unread: dict[str, int] = {}
+    for lag in log.lag():
+        unread[lag.consumer] = unread.get(lag.consumer, 0) + lag.unread
+    if len(unread) < len(SERVICES):
+        # Who has never read has everything before them.
+        whole = sum(topic.records for topic in log.topics())
+        unread |= {service: whole for service in SERVICES if service not in unread}
+    return {service: count for service, count in sorted(unread.items()) if count}
+
+
+def _switch(databases: dict[str, Database], to: str) -> None:
+    for name, db in databases.items():
+        with db.transaction() as tx:
+            tx.execute("UPDATE log_in_use SET log = %s, moving_to = NULL, told = false", (to,))
+        if name == SERVICES[0]:
+            crash_at("move.half_switched")
+
+
+def _tell_again(databases: dict[str, Database], told: Told) -> None:
+    """Has each owner publish what its compacted topics have to hold, unless that was done on this log."""
+    for owner, db in databases.items():
+        with db.transaction() as tx:
+            if tx.value("SELECT told FROM log_in_use"):
+                continue
+        topics = [topic.name for topic in TOPICS.values() if topic.compacted and topic.publisher == owner]
+        if topics:
+            told(f"having {owner} tell {' and '.join(topics)} again")
+            importlib.import_module(f"services.{owner}.rebuild").republish(db, topics)
+            crash_at("move.told")
+        with db.transaction() as tx:
+            tx.execute("UPDATE log_in_use SET told = true")
+
+
+def _say(databases: dict[str, Database], what: str) -> None:
+    for db in databases.values():
+        with db.transaction() as tx:
+            tx.execute(f"UPDATE log_in_use SET {what}")  # noqa: S608 (ours)
+
+
+@contextlib.contextmanager
+def _databases(settings: Settings) -> Iterator[dict[str, Database]]:
+    found = {service: in_use.service_database(settings, service) for service in SERVICES}
+    try:
+        yield found
+    finally:
+        for db in found.values():
+            db.close()
+
+
+@contextlib.contextmanager
+def _alone(databases: dict[str, Database]) -> Iterator[None]:
+    """Only one move at a time; the server gives the lock back whatever becomes of us."""
+    connection = databases[SERVICES[0]].connect()
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cur:
+            cur.execute("SELECT pg_try_advisory_lock(%s) AS ours", (_LOCK,))
+            row = cur.fetchone()
+        if row is None or not row["ours"]:  # type: ignore[call-overload] # a RealDictCursor's row
+            raise WrongLog("Another `hearback log move` is at work; wait for it, or end it.")
+        yield
+    finally:
+        connection.close()
