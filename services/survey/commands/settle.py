@@ -11,7 +11,7 @@ from psycopg2.extras import Json
 
 from services.survey import facts, store
 from services.survey.addresses import Fingerprints
-from services.survey.commands import opt_out
+from services.survey.commands import opt_out, permits
 from shared.channels import OPTED_OUT, ledger
 from shared.channels.sender import Outcome
 from shared.db import Row, Tx
@@ -29,6 +29,7 @@ class Result:
     result: Literal["handed", "failed", "uncertain", "returned"]
     provider_id: str | None = None
     reason: str | None = None
+    claim: str | None = None
 
 
 def settled(tx: Tx, outcomes: Sequence[Outcome], fingerprints: Fingerprints) -> None:
@@ -55,19 +56,36 @@ def settled(tx: Tx, outcomes: Sequence[Outcome], fingerprints: Fingerprints) -> 
 
 
 def notices(tx: Tx, results: Sequence[Result], fingerprints: Fingerprints) -> None:
-    """Settles permits that followup had; the same result again changes nothing."""
+    """Settles permits that followup had; the same result again changes nothing.
+
+    What may have left counts whenever it is told; that nothing has left counts for its own permit alone.
+    """
     failed = []
     for result in results:
         if result.result == "handed":
             ledger.handed(tx, {result.id: result.provider_id})
         elif result.result == "uncertain":
             ledger.uncertain(tx, result.id, result.reason or "")
+        elif not _is_of_this_permit(tx, result):
+            continue
         # Failed for good or for now: either way it gives the budget back, and a new permit may be asked for.
         elif ledger.failed(tx, result.id, result.reason or result.result) and result.result == "failed":
             failed.append(result.id)
     for row in _locked(tx, failed).values():
         facts.publish(tx, [facts.delivery_reported(row, "failed", row["reason"], tx.now)])
         _heed(tx, row, fingerprints)
+
+
+def _is_of_this_permit(tx: Tx, result: Result) -> bool:
+    """Whether a result is about the permit that is out, and not about an earlier one of the same message."""
+    row = tx.one(
+        "SELECT data->>'claim' AS claim, claimed_at FROM delivery WHERE id = %s FOR UPDATE", (result.id,)
+    )
+    if row is None or row["claim"] is None:
+        return True
+    if result.claim is None:  # nobody knows any more: then it is none that may still be used
+        return bool(row["claimed_at"] <= tx.now - permits.LIFETIME)
+    return bool(result.claim == row["claim"])
 
 
 def report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -89,8 +90,9 @@ def sendgrid_events() -> Response:
                 settle.taken(tx, event["delivery_id"], (event["message_id"] or "").split(".")[0] or None)
             elif fresh(tx, "sendgrid", event["id"]):
                 stopped.add(_apply(tx, event, here.clock.now()))
+    give_up = time.monotonic() + preferences.WAIT  # for all of them together
     for customer_id, channel in filter(None, stopped):
-        preferences.wait(here.db, customer_id, (channel,))
+        preferences.wait(here.db, customer_id, (channel,), give_up - time.monotonic())
     return Response(status=204)
 
 
