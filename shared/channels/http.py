@@ -202,6 +202,7 @@ class _Counted:
     """What both kinds of connection have on top: see `_Call`."""
 
     used_at = float("-inf")
+    _written: list[bytes] | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -215,8 +216,21 @@ class _Counted:
             self.connect()  # type: ignore[attr-defined]
         if time.monotonic() >= _call.deadline:
             raise TimeoutError("no time left to write the request")
+        self._written = []
+        try:
+            super().request(*args, **kwargs)  # type: ignore[misc]
+            whole = b"".join(self._written)
+        finally:
+            self._written = None
         _call.begun = True
-        super().request(*args, **kwargs)  # type: ignore[misc]
+        self.send(whole)
+
+    def send(self, data: Any) -> None:
+        # Head and body leave together: two writes, and two reads there, would take longer.
+        if self._written is None:
+            super().send(data)  # type: ignore[misc]
+        else:
+            self._written.append(bytes(data))
 
     def getresponse(self) -> Any:
         found = super().getresponse()  # type: ignore[misc]

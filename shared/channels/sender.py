@@ -164,30 +164,37 @@ class Sender:
     def _hand_over_all(
         self, granted: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
     ) -> None:
-        """A few hands at a time; what they have done by the time we look is settled in one transaction."""
-        waiting, running = deque(granted), dict[Future[_Said], Delivery]()
+        """A few hands at a time; what they have done by the time we look is settled in one transaction.
+
+        Free hands get their next messages before that, so that they are at work meanwhile.
+        """
+        waiting, running, said = deque(granted), set[Future[_Said]](), list[_Said]()
         began = self.clock.monotonic()
         try:
-            while waiting or running:
+            while waiting or running or said:
                 if waiting and deadline - self.clock.monotonic() < LEFT_SECONDS:
                     self._return(list(waiting), 0, None)
                     waiting.clear()
                 free = min(self.hands - len(running), len(waiting))
                 if free:
                     running |= self._begin([waiting.popleft() for _ in range(free)], permits, deadline)
-                self._settle_done(running)
+                done, said = said, []
+                self._settle_said(done)
+                said = _first_done(running)
         except BaseException:
             # What the other hands are at will have left: it is noted as far as it still can be.
-            while running:
+            while said or running:
                 with suppress(Exception):
-                    self._settle_done(running)
+                    done, said = said, []
+                    self._settle_said(done)
+                    said = _first_done(running)
             raise
         took = max(0.001, self.clock.monotonic() - began) / len(granted)
         self._seconds_each = 0.8 * self._seconds_each + 0.2 * took
 
     def _begin(
         self, some: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
-    ) -> dict[Future[_Said], Delivery]:
+    ) -> set[Future[_Said]]:
         """Writes these messages, notes that they are about to leave, and lets them go."""
         written: dict[str, tuple[Delivery, Message, Transport]] = {}
         for one in some:
@@ -205,14 +212,10 @@ class Sender:
             else:
                 written[one.id] = (one, message, way)
         if not written:
-            return {}
+            return set()
         with self.db.transaction() as tx:
             ours = ledger.begin_hand_over(tx, list(written), some[0].claimed_at)
-        return {
-            self._pool().submit(self._hand_over, *written[id], deadline): written[id][0]
-            for id in written
-            if id in ours
-        }
+        return {self._pool().submit(self._hand_over, *written[id], deadline) for id in written if id in ours}
 
     def _hand_over(self, one: Delivery, message: Message, way: Transport, deadline: float) -> _Said:
         """One hand-over, on a thread of its own; what came of it. Never raises."""
@@ -235,15 +238,9 @@ class Sender:
         crash_at("sender.after_hand_over")
         return _Said(Outcome(one, "handed", provider_id=provider_id))
 
-    def _settle_done(self, running: dict[Future[_Said], Delivery]) -> None:
-        """Waits for the first that is done, and settles what is done by then."""
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        if not done:
-            return
-        said = [future.result() for future in done]
-        for future in done:
-            del running[future]
-        crash_at("sender.before_settle")
+    def _settle_said(self, said: Sequence[_Said]) -> None:
+        if said:
+            crash_at("sender.before_settle")
         if settled := [one.outcome for one in said if one.outcome.result != "returned"]:
             self._settle(settled)
         for one in said:
@@ -321,6 +318,13 @@ class Sender:
         if outcomes:
             log.warning("sender.found_claims", returned=len(back), uncertain=len(lost))
             self.afterwards(outcomes)
+
+
+def _first_done(running: set[Future[_Said]]) -> list[_Said]:
+    """Waits for the first that is done, and takes what is done by then out of `running`."""
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    running -= done
+    return [future.result() for future in done]
 
 
 def _failure(one: Delivery, error: TransportError) -> _Said:

@@ -154,7 +154,10 @@ class _Session:
         try:
             self._expect(smtp.docmd("MAIL", f"FROM:<{sender}>"), "its sender", ours=True)
             self._expect(smtp.docmd("RCPT", f"TO:<{to}>"), "its recipient")
-            self._expect(smtp.docmd("DATA"), "the mail")
+            reply = smtp.docmd("DATA")
+            self._expect(reply, "the mail")
+            if reply[0] != 354:  # it did not say "go on": the words would be read as commands
+                raise TransportError("The mail server cannot be understood.", permanent=False)
         except (OSError, smtplib.SMTPException) as error:
             raise _unreachable(error) from error
         try:

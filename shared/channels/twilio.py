@@ -32,8 +32,8 @@ STOPPED, _UNKNOWN = 21610, 20404
 _WAIT = frozenset({14107, 20429, 21611, 30001, 63038})  # rates, and queues that are full
 _OURS = frozenset(
     # Authentication, the account, the sender, the messaging service, the callback's address.
-    {10001, 20003, 20005, 20006, 20008, 20404, 21603, 21606, 21609, 21659, 21660, 21701, 21703, 21704, 21705}
-    | {21712, 30002}
+    {10001, 20003, 20005, 20006, 20008, 20404, 21212, 21603, 21606, 21609, 21659, 21660, 21701}
+    | {21703, 21704, 21705, 21712, 30002}
 )
 # No text will ever arrive at this number: unknown, a landline, not a mobile.
 DEAD = frozenset({21211, 21217, 21614, 30005, 30006})

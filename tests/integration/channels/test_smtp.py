@@ -133,6 +133,19 @@ def test_a_connection_that_ends_before_the_words_took_nothing(
     assert len(server.mails) == 1
 
 
+def test_a_server_that_does_not_say_go_on_gets_no_words(
+    server: MailServer, send: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docmd = smtp._Plain.docmd
+
+    def confused(self: smtp._Plain, command: str, arguments: str = "") -> tuple[int, bytes]:
+        return (250, b"fine") if command == "DATA" else docmd(self, command, arguments)
+
+    monkeypatch.setattr(smtp._Plain, "docmd", confused)
+    error = caught(send)
+    assert type(error) is TransportError and not error.permanent and server.mails == []
+
+
 def test_a_connection_that_ends_after_the_words_is_uncertain(
     server: MailServer, send: Callable[[], str]
 ) -> None:

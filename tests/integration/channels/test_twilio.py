@@ -136,7 +136,8 @@ def test_a_number_that_sent_stop_is_told_as_an_opt_out(
 
 
 @pytest.mark.parametrize(
-    ("status", "code"), [(401, 20003), (403, 20003), (400, 21606), (404, 20404), (400, 21603), (400, 21609)]
+    ("status", "code"),
+    [(401, 20003), (403, 20003), (400, 21606), (404, 20404), (400, 21212), (400, 21603), (400, 21609)],
 )
 def test_a_refusal_of_us_is_not_the_texts_fault(
     providers: StandIn, send: Callable[[], str], status: int, code: int
