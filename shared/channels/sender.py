@@ -27,7 +27,7 @@ log = structlog.get_logger("hearback.sender")
 PERMIT_SECONDS = 15.0
 LEFT_SECONDS = 11.0
 BATCH_SECONDS = 2.0
-MAX_BATCH = 50
+MAX_BATCH = 100
 # So many messages are with the provider at a time.
 HANDS = 8
 # Waits between attempts that certainly failed, in seconds; after the last the message has failed.
