@@ -197,6 +197,7 @@ class Sender:
     ) -> set[Future[_Said]]:
         """Writes these messages, notes that they are about to leave, and lets them go."""
         written: dict[str, tuple[Delivery, Message, Transport]] = {}
+        paused: list[_Said] = []
         for one in some:
             try:
                 message = self.render(one, permits[one.id])
@@ -208,9 +209,10 @@ class Sender:
                 continue
             until, why = self._paused.get(message.channel, (float("-inf"), ""))
             if (left := until - self.clock.monotonic()) > 0:
-                self._return([one], math.ceil(left), why)
+                paused.append(_Said(Outcome(one, "returned", reason=why), math.ceil(left), counted=False))
             else:
                 written[one.id] = (one, message, way)
+        self._return_said(paused)
         if not written:
             return set()
         with self.db.transaction() as tx:
@@ -243,9 +245,15 @@ class Sender:
             crash_at("sender.before_settle")
         if settled := [one.outcome for one in said if one.outcome.result != "returned"]:
             self._settle(settled)
+        self._return_said([one for one in said if one.outcome.result == "returned"])
+
+    def _return_said(self, said: Sequence[_Said]) -> None:
+        alike: dict[tuple[int, str | None, bool], list[Delivery]] = {}
         for one in said:
-            if one.outcome.result == "returned":
-                self._return([one.outcome.delivery], one.seconds, one.outcome.reason, counted=one.counted)
+            key = (one.seconds, one.outcome.reason, one.counted)
+            alike.setdefault(key, []).append(one.outcome.delivery)
+        for (seconds, reason, counted), deliveries in alike.items():
+            self._return(deliveries, seconds, reason, counted=counted)
 
     def _pool(self) -> ThreadPoolExecutor:
         # Made when first needed: threads do not survive a fork.
