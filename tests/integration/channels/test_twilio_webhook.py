@@ -116,6 +116,17 @@ def test_the_same_text_again_has_one_effect_even_when_its_webhook_is_forgotten(
     assert survey.response()["version"] == 1
 
 
+def test_a_stop_that_is_replayed_months_later_is_no_new_one(
+    survey: Asking, providers: StandIn, text: dict[str, str], hooks: Hooks, write: Callable[..., int]
+) -> None:
+    stop = providers.twilio.inbound(PHONE, "STOP")
+    assert hooks.text(stop) == 200 and write("START") == 200
+    with survey.db.transaction() as tx:
+        tx.execute("DELETE FROM webhook_event")  # as the clock does after some weeks
+    assert hooks.text(stop) == 200
+    assert survey.customer(phone=PHONE)["sms_opt_out_at"] is None
+
+
 @pytest.mark.parametrize(
     ("status", "more", "after", "bounced", "opted_out"),
     [
