@@ -17,7 +17,7 @@ PREFIXES = ("HEARBACK_", "SENDGRID_", "TWILIO_", "SMTP_")
 _P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200") + b"\x04"
 # An E.164 number, a short code, or an alphanumeric sender (up to 11 characters; nobody can answer it).
 _SENDER = re.compile(r"\+[1-9]\d{6,14}|\d{3,8}|(?=.*[A-Za-z])[A-Za-z0-9 ]{1,11}")
-_SENDGRID_URL, _TWILIO_URL = "https://api.sendgrid.com", "https://api.twilio.com"
+SENDGRID_URL, TWILIO_URL = "https://api.sendgrid.com", "https://api.twilio.com"
 _SMTP_PORTS = {"starttls": 587, "tls": 465, "none": 25}
 
 
@@ -27,7 +27,7 @@ class SendGrid:
 
     api_key: str = field(repr=False)
     webhook_key: bytes = field(repr=False)
-    url: str = _SENDGRID_URL
+    url: str = SENDGRID_URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Twilio:
     service_sid: str = ""
     key_sid: str = ""
     key_secret: str = field(default="", repr=False)
-    url: str = _TWILIO_URL
+    url: str = TWILIO_URL
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def sendgrid(env: Env) -> SendGrid:
             _needed(env, "SENDGRID_WEBHOOK_PUBLIC_KEY", "HEARBACK_MAIL=sendgrid"),
             "SENDGRID_WEBHOOK_PUBLIC_KEY",
         ),
-        _url(env, "SENDGRID_API_URL", _SENDGRID_URL),
+        _url(env, "SENDGRID_API_URL", SENDGRID_URL),
     )
 
 
@@ -96,7 +96,7 @@ def twilio(env: Env) -> Twilio:
         service,
         key,
         secret,
-        _url(env, "TWILIO_API_URL", _TWILIO_URL),
+        _url(env, "TWILIO_API_URL", TWILIO_URL),
     )
 
 

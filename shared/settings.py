@@ -20,10 +20,7 @@ from shared import provider_settings
 from shared.errors import HearbackError
 from shared.kafka_settings import KafkaSettings as KafkaSettings
 from shared.kafka_settings import kafka_settings
-from shared.provider_settings import PREFIXES
-from shared.provider_settings import SendGrid as SendGrid
-from shared.provider_settings import Smtp as Smtp
-from shared.provider_settings import Twilio as Twilio
+from shared.provider_settings import PREFIXES, SendGrid, Smtp, Twilio
 
 SERVICES = ("survey", "followup", "reporting")
 DATABASES = (*SERVICES, "log")

@@ -38,7 +38,8 @@ class NoticeSender:
 
     Survey is told of every hand-over at once. What it could not be told is kept in `permit_result` and
     told before the next permits are asked for; a message about which something is still to be told gets
-    no new permit. So a late word on an earlier permit never hits a later one of the same message.
+    no new permit. A call that we gave up may still reach survey later: each permit is asked for, and
+    settled, by the time of the message's claim, so a late word never hits a later permit of the message.
     """
 
     def __init__(self, context: RoleContext) -> None:
@@ -97,6 +98,7 @@ class NoticeSender:
                 "customer_id": one.customer_id,
                 "response_id": rows[one.id]["response_id"],
                 "prefer_channel": rows[one.id]["asked_on"],
+                "claim": _claim(one),
             }
             for one in batch
             # Without its answer (replicas are being filled again) a notice waits a little.
@@ -147,11 +149,12 @@ class NoticeSender:
         for outcome in sorted(outcomes, key=lambda outcome: outcome.delivery.customer_id or ""):
             self._note(tx, outcome)
         tx.values(
-            "INSERT INTO permit_result (delivery_id, result, provider_id, reason, at) VALUES %s"
+            "INSERT INTO permit_result (delivery_id, result, provider_id, reason, claim, at) VALUES %s"
             " ON CONFLICT (delivery_id) DO UPDATE SET result = excluded.result,"
-            " provider_id = excluded.provider_id, reason = excluded.reason, at = excluded.at",
+            " provider_id = excluded.provider_id, reason = excluded.reason, claim = excluded.claim,"
+            " at = excluded.at",
             [
-                (one.delivery.id, _result(one), one.provider_id, one.reason, tx.now)
+                (one.delivery.id, _result(one), one.provider_id, one.reason, _claim(one.delivery), tx.now)
                 for one in outcomes
                 if _result(one)
             ],
@@ -196,7 +199,7 @@ class NoticeSender:
         while only is None or only:
             with self.context.db.transaction() as tx:
                 rows = tx.all(
-                    "SELECT delivery_id AS id, result, provider_id, reason FROM permit_result"
+                    "SELECT delivery_id AS id, result, provider_id, reason, claim FROM permit_result"
                     " WHERE %(only)s::uuid[] IS NULL OR delivery_id = ANY(%(only)s::uuid[])"
                     " ORDER BY at, delivery_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED",
                     {"only": only, "limit": _TELL_AT_ONCE},
@@ -208,6 +211,11 @@ class NoticeSender:
                     "DELETE FROM permit_result WHERE delivery_id = ANY(%s::uuid[])",
                     ([row["id"] for row in rows],),
                 )
+
+
+def _claim(delivery: Delivery) -> str | None:
+    """Which of a message's claims this is; None after a crash, when nobody knows any more."""
+    return delivery.claimed_at.isoformat() if delivery.claimed_at else None
 
 
 def _result(outcome: Outcome) -> str | None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from services.followup import handlers, notice_sender, rebuild, staff_sender
 from services.followup.commands import login, reminders
-from shared.channels import checked
+from shared.channels.credentials import watched
 from shared.db import Database, Tx
 from shared.events.workers import ConsumerLoop, consumer_loop, relay_loop
 from shared.roles import Factory, Loop, RoleContext, every, together
@@ -23,8 +23,8 @@ def consumer(ctx: RoleContext) -> ConsumerLoop:
 
 def sender(ctx: RoleContext) -> Loop:
     """Hands over mails to staff, and notices under survey's permits."""
-    mails = every(0.1, staff_sender.make_sender(ctx).step, "staff mails")
-    return checked(ctx.settings, together(mails, notice_sender.sender_loop(ctx)))
+    staff_mails = every(0.1, staff_sender.make_sender(ctx).step, "staff mails")
+    return watched(ctx.settings, together(staff_mails, notice_sender.sender_loop(ctx)))
 
 
 def clock(ctx: RoleContext) -> Loop:

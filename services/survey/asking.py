@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from services.survey import webhooks
 from services.survey.api import permits
 from services.survey.api import programs as programs_api
 from services.survey.api import responses as responses_api
 from services.survey.pages import answer, asks, preferences, programs, responses, uncertain
-from services.survey.webhooks import mailbox, sendgrid, twilio
 
 PAGES = (
     answer.bp,
@@ -15,9 +15,7 @@ PAGES = (
     asks.bp,
     responses.bp,
     uncertain.bp,
-    mailbox.bp,
-    sendgrid.bp,
-    twilio.bp,
+    webhooks.bp,
     permits.bp,
 )
 APIS = (programs_api.bp, responses_api.bp)

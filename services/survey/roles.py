@@ -11,7 +11,7 @@ from services.survey.commands import clock as due
 from services.survey.commands import company, programs
 from services.survey.commands.sender import make_sender
 from services.survey.edge import opt_out_fingerprints
-from shared.channels import checked
+from shared.channels.credentials import watched
 from shared.db import Database, Tx
 from shared.events.workers import consumer_loop, relay_loop
 from shared.roles import Factory, Loop, RoleContext, every, together
@@ -28,7 +28,8 @@ def consumer(ctx: RoleContext) -> Loop:
 
 def sender(ctx: RoleContext) -> Loop:
     """Hands over invitations and replies, and tells what became of claims that a crash left behind."""
-    return checked(ctx.settings, every(0.1, make_sender(ctx.settings, ctx.db, ctx.clock).step, "sender"))
+    sending = every(0.1, make_sender(ctx.settings, ctx.db, ctx.clock).step, "sender")
+    return watched(ctx.settings, sending)
 
 
 def clock(ctx: RoleContext) -> Loop:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import threading
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import structlog
-
 from shared.errors import HearbackError
-from shared.roles import Loop, health
 from shared.settings import Settings
 
-_log = structlog.get_logger("hearback.sender")
-
 Channel = Literal["email", "sms"]
+
+# The reason of a failure that is an opt-out (the recipient said so to the provider): survey notes it as one.
+OPTED_OUT = "The recipient has opted out at the provider."
 
 # A provider that has not answered by then may or may not have taken the message (a permit lives longer).
 TIMEOUT_SECONDS = 10.0
@@ -55,6 +53,18 @@ class TransportError(HearbackError):
         self.permanent = permanent
 
 
+class RefusesUsError(TransportError):
+    """The provider takes nothing from us at all: a wrong key, sender or account.
+
+    Ours to mend and not the message's fault, so it waits for as long as that takes.
+    """
+
+    slug = "provider-refuses-us"
+
+    def __init__(self, message: str, *, retry_after: int = 60) -> None:
+        super().__init__(message, permanent=False, retry_after=retry_after)
+
+
 class UncertainError(TransportError):
     """Nobody can tell whether the provider took the message; it must not be sent again unasked."""
 
@@ -64,15 +74,6 @@ class UncertainError(TransportError):
         super().__init__(message, permanent=False)
 
 
-class CredentialsError(TransportError):
-    """The provider does not accept us: key, account or sender. It is no message's fault; all of them wait."""
-
-    slug = "provider-credentials"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, permanent=False, retry_after=60)
-
-
 class Transport(Protocol):
     """A way out for one channel."""
 
@@ -80,76 +81,31 @@ class Transport(Protocol):
         """Hands a message over; returns the provider's id for it.
 
         Raises `TransportError` when it was certainly not taken, `UncertainError` when that is unknown.
-        Nothing else leaves it. Answers or raises within `TIMEOUT_SECONDS`.
+        Answers or raises within `TIMEOUT_SECONDS`.
         """
         ...
 
 
-class Provider(Transport, Protocol):
-    """A transport that can be asked whether it would work."""
+def transport(settings: Settings, channel: str) -> Transport:
+    """The transport that the settings choose for `channel`; only its own provider's library is loaded.
 
-    def check(self) -> str:
-        """Asks the provider, harmlessly, whether it accepts us; returns that in a few words.
-
-        Raises `CredentialsError` when it does not, another `TransportError` when that cannot be told now.
-        """
-        ...
-
-
-def transport(settings: Settings, channel: str) -> Provider:
-    """The transport that the settings choose for `channel`; only the chosen provider's library is loaded."""
-    provider = {"email": settings.mail, "sms": settings.sms}.get(channel)
-    if provider is None:
-        raise TransportError(f"There is no way to send on the channel {channel}.", permanent=True)
-    if provider == "sendgrid":
-        from shared.channels.sendgrid import SendGridTransport
-
-        return SendGridTransport(settings)
-    if provider == "smtp":
-        from shared.channels.smtp import SmtpTransport
-
-        return SmtpTransport(settings)
-    if provider == "twilio":
-        from shared.channels.twilio import TwilioTransport
-
-        return TwilioTransport(settings)
-    from shared.channels.mailbox import MailboxTransport
-
-    return MailboxTransport(settings)
-
-
-def checked(settings: Settings, loop: Loop) -> Loop:
-    """A sender's loop that first asks the providers whether they accept us, and does not send while not.
-
-    A provider that cannot be reached is no reason to wait: sending finds out by itself.
+    Connections and clients are kept by process and thread, not by transport: making one costs nothing.
     """
-
-    def run(stop: threading.Event) -> None:
-        for channel in ("email", "sms"):
-            try:
-                transport(settings, channel).check()
-            except CredentialsError as error:
-                health().failed(error.message)
-                _log.error("provider does not accept us", channel=channel, error=error.message)
-                stop.wait(error.retry_after)
-                return
-            except TransportError as error:
-                _log.warning("provider not checked", channel=channel, error=error.message)
-        loop(stop)
-
-    run.__name__ = getattr(loop, "__name__", "sender")
-    return run
+    chosen = {"email": settings.mail, "sms": settings.sms}.get(channel)
+    if chosen is None:
+        raise TransportError(f"There is no way to send on the channel {channel}.", permanent=True)
+    made: Transport = importlib.import_module(f"shared.channels.{chosen}").transport(settings)
+    return made
 
 
 __all__ = [
+    "OPTED_OUT",
     "TIMEOUT_SECONDS",
     "Channel",
-    "CredentialsError",
     "Message",
-    "Provider",
+    "RefusesUsError",
     "Transport",
     "TransportError",
     "UncertainError",
-    "checked",
     "transport",
 ]

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import time
 from dataclasses import asdict
 from datetime import datetime
 
-import urllib3
-
-from shared.channels import Message, TransportError, UncertainError
-from shared.channels.http import exchange, retry_after
+from shared.channels import Message, RefusesUsError, TransportError, UncertainError
+from shared.channels.http import Answer, call, retry_after
 from shared.errors import Unauthenticated
 from shared.settings import Settings
 
 TIMESTAMP_HEADER = "X-Mailbox-Timestamp"
 SIGNATURE_HEADER = "X-Mailbox-Signature"
 STALE_SECONDS = 300
+
+
+def transport(settings: Settings) -> MailboxTransport:
+    """The way to the mailbox, for any channel."""
+    return MailboxTransport(settings)
 
 
 class MailboxTransport:
@@ -29,7 +33,7 @@ class MailboxTransport:
 
     def send(self, message: Message) -> str:
         """Hands a message over; returns the mailbox's id for it."""
-        answer = exchange(
+        answer = call(
             "The mailbox",
             "POST",
             self.url,
@@ -38,27 +42,22 @@ class MailboxTransport:
         )
         return _read(answer)
 
-    def check(self) -> str:
-        """The mailbox is ours, and accepts us."""
-        return "the local mailbox"
 
-
-def _read(answer: urllib3.BaseHTTPResponse) -> str:
+def _read(answer: Answer) -> str:
     if answer.status in (429, 503):
         raise TransportError(
             "The mailbox asks to wait.",
             permanent=False,
-            retry_after=retry_after(answer.headers),
+            retry_after=retry_after(answer.headers, time.time()),
         )
     if answer.status in (401, 403):
-        # Ours to mend, not the message's fault: it waits until the key is right.
-        raise TransportError("The mailbox does not accept our key.", permanent=False, retry_after=60)
+        raise RefusesUsError("The mailbox does not accept our key.")
     if 400 <= answer.status < 500:
         raise TransportError(f"The mailbox refused the message ({answer.status}).", permanent=True)
     if answer.status != 202:
         raise UncertainError(f"The mailbox answered {answer.status}.")
     try:
-        return str(answer.json()["id"])
+        return str(json.loads(answer.body)["id"])
     except (ValueError, KeyError, TypeError) as error:
         raise UncertainError("The mailbox's answer cannot be read.") from error
 

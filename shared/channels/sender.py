@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 import structlog
 
-from shared.channels import Message, Transport, TransportError, UncertainError, ledger
+from shared.channels import Message, RefusesUsError, Transport, TransportError, UncertainError, ledger
 from shared.channels.ledger import Delivery
 from shared.clock import Clock
 from shared.db import Database, Tx, is_transient
@@ -26,9 +27,9 @@ log = structlog.get_logger("hearback.sender")
 PERMIT_SECONDS = 15.0
 LEFT_SECONDS = 11.0
 BATCH_SECONDS = 2.0
-MAX_BATCH = 50
+MAX_BATCH = 100
 # So many messages are with the provider at a time.
-HANDS = 1
+HANDS = 8
 # Waits between attempts that certainly failed, in seconds; after the last the message has failed.
 DELAYS = (5, 15, 60, 300, 900, 3600, 7200)
 _SWEEP_SECONDS = 10.0
@@ -65,7 +66,15 @@ class Outcome:
     reason: str | None = None
 
 
-_Said = tuple[Outcome, int]
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What came of one hand-over; how many seconds until another try makes sense, if that was an attempt."""
+
+    outcome: Outcome
+    seconds: int = 0
+    counted: bool = True
+
+
 AskPermits = Callable[[Sequence[Delivery]], Permits]
 Render = Callable[[Delivery, Permit], Message]
 InTransaction = Callable[[Tx, Sequence[Outcome]], None]
@@ -84,7 +93,8 @@ class Sender:
     that settles the deliveries in the ledger, `afterwards` after its commit (to tell another service).
     `only_own`: another sender of this service looks after the other kinds when one of them has died.
     A permit's life is counted on the monotonic clock from before it was asked for. `hands` messages are
-    handed over at a time, each begun and settled in the ledger on its own account.
+    handed over at a time, each begun and settled in the ledger on its own account. When a provider says
+    how long to wait, nothing more is handed to it meanwhile; the other channel's messages still go out.
     """
 
     db: Database
@@ -101,11 +111,14 @@ class Sender:
     _seconds_each: float = field(default=0.1, init=False)
     _swept_at: float = field(default=float("-inf"), init=False)
     _made: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
+    _paused: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
 
     def step(self) -> bool:
         """One batch; returns whether there may be more to do at once."""
         self._sweep()
         size = max(1, min(MAX_BATCH, int(BATCH_SECONDS / self._seconds_each)))
+        if self._pause_is_over():
+            size = 1  # whoever asked us to wait is asked again by one message, not by all hands at once
         with self.db.transaction() as tx:
             batch = ledger.claim(tx, size, self.kinds)
         if not batch:
@@ -141,71 +154,106 @@ class Sender:
             self._hand_over_all(granted, permits.granted, deadline)
         return True
 
+    def _pause_is_over(self) -> bool:
+        now = self.clock.monotonic()
+        over = [channel for channel, (until, _) in self._paused.items() if until <= now]
+        for channel in over:
+            del self._paused[channel]
+        return bool(over)
+
     def _hand_over_all(
         self, granted: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
     ) -> None:
-        """A few hands at a time; what they have done by the time we look is settled in one transaction."""
-        waiting, running = deque(granted), dict[Future[_Said], Delivery]()
+        """A few hands at a time; what they have done by the time we look is settled in one transaction.
+
+        Free hands get their next messages before that, so that they are at work meanwhile.
+        """
+        waiting, running, said = deque(granted), set[Future[_Said]](), list[_Said]()
         began = self.clock.monotonic()
         try:
-            while waiting or running:
+            while waiting or running or said:
                 if waiting and deadline - self.clock.monotonic() < LEFT_SECONDS:
                     self._return(list(waiting), 0, None)
                     waiting.clear()
                 free = min(self.hands - len(running), len(waiting))
                 if free:
                     running |= self._begin([waiting.popleft() for _ in range(free)], permits, deadline)
-                self._settle_done(running)
+                done, said = said, []
+                self._settle_said(done)
+                said = _first_done(running)
         except BaseException:
             # What the other hands are at will have left: it is noted as far as it still can be.
-            while running:
+            while said or running:
                 with suppress(Exception):
-                    self._settle_done(running)
+                    done, said = said, []
+                    self._settle_said(done)
+                    said = _first_done(running)
             raise
         took = max(0.001, self.clock.monotonic() - began) / len(granted)
         self._seconds_each = 0.8 * self._seconds_each + 0.2 * took
 
     def _begin(
         self, some: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
-    ) -> dict[Future[_Said], Delivery]:
+    ) -> set[Future[_Said]]:
         """Writes these messages, notes that they are about to leave, and lets them go."""
-        written: list[tuple[Delivery, Message, Transport]] = []
+        written: dict[str, tuple[Delivery, Message, Transport]] = {}
+        paused: list[_Said] = []
         for one in some:
             try:
                 message = self.render(one, permits[one.id])
-                written.append((one, message, self.transport(message.channel)))
+                way = self.transport(message.channel)
             except Exception as error:
                 # Whatever is wrong with these words will be wrong next time; the others must still go out.
                 log.error("sender.render_failed", delivery=one.id, kind=one.kind, exc_info=error)
                 self._settle([Outcome(one, "failed", reason="The message could not be written.")])
+                continue
+            until, why = self._paused.get(message.channel, (float("-inf"), ""))
+            if (left := until - self.clock.monotonic()) > 0:
+                paused.append(_Said(Outcome(one, "returned", reason=why), math.ceil(left), counted=False))
+            else:
+                written[one.id] = (one, message, way)
+        self._return_said(paused)
         if not written:
-            return {}
+            return set()
         with self.db.transaction() as tx:
-            begun = ledger.begin_hand_over(tx, [one.id for one, _, _ in written], some[0].claimed_at)
-        ours = [parts for parts in written if parts[0].id in begun]
-        if deadline - self.clock.monotonic() < LEFT_SECONDS:
-            # Writing them took too long: a slow provider could have them after the permits are over.
-            if ours:
-                self._return([one for one, _, _ in ours], 0, None)
-            return {}
-        return {self._pool().submit(_send, one, way, message): one for one, message, way in ours}
+            ours = ledger.begin_hand_over(tx, list(written), some[0].claimed_at)
+        return {self._pool().submit(self._hand_over, *written[id], deadline) for id in written if id in ours}
 
-    def _settle_done(self, running: dict[Future[_Said], Delivery]) -> None:
-        """Waits for the first that is done, and settles what is done by then."""
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        if not done:
-            return
-        said = [future.result() for future in done]
-        for future in done:
-            del running[future]
-        crash_at("sender.before_settle")
-        if settled := [outcome for outcome, _ in said if outcome.result != "returned"]:
+    def _hand_over(self, one: Delivery, message: Message, way: Transport, deadline: float) -> _Said:
+        """One hand-over, on a thread of its own; what came of it. Never raises."""
+        if deadline - self.clock.monotonic() < LEFT_SECONDS:
+            # It was long until it came to this: a slow provider could have it after the permit is over.
+            return _Said(Outcome(one, "returned"), counted=False)
+        try:
+            provider_id = way.send(message)
+        except UncertainError as error:
+            return _Said(Outcome(one, "uncertain", reason=error.message))
+        except TransportError as error:
+            wait = error.retry_after or 0
+            if wait and not error.permanent:
+                # At once, for the other hands: theirs are told when they ask for something to hand over.
+                self._paused[message.channel] = (self.clock.monotonic() + wait, error.message)
+            return _failure(one, error)
+        except Exception as error:
+            log.error("sender.transport_broke", delivery=one.id, exc_info=error)
+            return _Said(Outcome(one, "uncertain", reason="The hand-over broke off."))
+        crash_at("sender.after_hand_over")
+        return _Said(Outcome(one, "handed", provider_id=provider_id))
+
+    def _settle_said(self, said: Sequence[_Said]) -> None:
+        if said:
+            crash_at("sender.before_settle")
+        if settled := [one.outcome for one in said if one.outcome.result != "returned"]:
             self._settle(settled)
-        for outcome, retry_after in said:
-            if outcome.result == "returned":
-                one = outcome.delivery
-                seconds = max(retry_after, DELAYS[min(one.attempts, len(DELAYS)) - 1])
-                self._return([one], seconds, outcome.reason, counted=True)
+        self._return_said([one for one in said if one.outcome.result == "returned"])
+
+    def _return_said(self, said: Sequence[_Said]) -> None:
+        alike: dict[tuple[int, str | None, bool], list[Delivery]] = {}
+        for one in said:
+            key = (one.seconds, one.outcome.reason, one.counted)
+            alike.setdefault(key, []).append(one.outcome.delivery)
+        for (seconds, reason, counted), deliveries in alike.items():
+            self._return(deliveries, seconds, reason, counted=counted)
 
     def _pool(self) -> ThreadPoolExecutor:
         # Made when first needed: threads do not survive a fork.
@@ -280,24 +328,21 @@ class Sender:
             self.afterwards(outcomes)
 
 
-def _send(one: Delivery, way: Transport, message: Message) -> _Said:
-    """One hand-over; what came of it, and how long to wait before another try. Never raises."""
-    try:
-        provider_id = way.send(message)
-    except UncertainError as error:
-        return Outcome(one, "uncertain", reason=error.message), 0
-    except TransportError as error:
-        return _failure(one, error), error.retry_after or 0
-    except Exception as error:
-        log.error("sender.transport_broke", delivery=one.id, exc_info=error)
-        return Outcome(one, "uncertain", reason="The hand-over broke off."), 0
-    crash_at("sender.after_hand_over")
-    return Outcome(one, "handed", provider_id=provider_id), 0
+def _first_done(running: set[Future[_Said]]) -> list[_Said]:
+    """Waits for the first that is done, and takes what is done by then out of `running`."""
+    done, _ = wait(running, return_when=FIRST_COMPLETED)
+    running -= done
+    return [future.result() for future in done]
 
 
-def _failure(one: Delivery, error: TransportError) -> Outcome:
+def _failure(one: Delivery, error: TransportError) -> _Said:
+    """What a refusal means for its message. When the provider refuses us altogether, that was no attempt."""
     if error.permanent:
-        return Outcome(one, "failed", reason=error.message)
+        return _Said(Outcome(one, "failed", reason=error.message))
+    wait = error.retry_after or 0
+    if isinstance(error, RefusesUsError):
+        return _Said(Outcome(one, "returned", reason=error.message), wait, counted=False)
     if one.attempts > len(DELAYS):
-        return Outcome(one, "failed", reason=f"{error.message} Tried {one.attempts} times.")
-    return Outcome(one, "returned", reason=error.message)
+        return _Said(Outcome(one, "failed", reason=f"{error.message} Tried {one.attempts} times."))
+    seconds = max(wait, DELAYS[min(one.attempts, len(DELAYS)) - 1])
+    return _Said(Outcome(one, "returned", reason=error.message), seconds)

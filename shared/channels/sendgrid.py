@@ -1,149 +1,197 @@
-"""SendGrid: mails written by its SDK and handed over by our pooled transport; its signed event webhook."""
+"""SendGrid: mails handed over through its v3 API, and its event webhook checked by its signature."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
+import re
+import time
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-import urllib3
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_der_public_key
-
-from shared.channels import CredentialsError, Message, TransportError, UncertainError
-from shared.channels.http import exchange, retry_after
+from shared.channels import Message, RefusesUsError, TransportError, UncertainError
+from shared.channels.http import Answer, call, retry_after
 from shared.errors import Unauthenticated
-from shared.settings import SendGrid, Settings
+from shared.provider_settings import SendGrid
+from shared.settings import Settings
 
 NAME = "SendGrid"
-SIGNATURE_HEADER = "X-Twilio-Email-Event-Webhook-Signature"
 TIMESTAMP_HEADER = "X-Twilio-Email-Event-Webhook-Timestamp"
+SIGNATURE_HEADER = "X-Twilio-Email-Event-Webhook-Signature"
 STALE_SECONDS = 300
-# The custom argument that comes back with each event. Nothing else: it cannot be erased there.
+# The custom argument that comes back in every event of a mail: the delivery's id, and nothing else.
 ARGUMENT = "delivery_id"
+# SendGrid sets these itself and refuses a mail that brings them as headers (v3 API, "headers").
+_RESERVED = frozenset(
+    "x-sg-id x-sg-eid received dkim-signature content-type content-transfer-encoding to from subject reply-to"
+    " cc bcc".split()
+)
+
+
+def transport(settings: Settings) -> SendGridTransport:
+    """The way to SendGrid, for mails."""
+    return SendGridTransport(settings)
 
 
 class SendGridTransport:
-    """Speaks to the v3 API. The SDK's own client has no time-out and connects anew for each mail."""
+    """Builds with the SDK's helpers, and sends over our own pool: the SDK's has no time-out, keeps no
+    connection and hides the headers of a 429.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        assert settings.sendgrid is not None  # noqa: S101 (load makes it when SendGrid is chosen)
-        self.settings: SendGrid = settings.sendgrid
-        self.ca = settings.extra_ca
-        self.headers = {
-            "Authorization": f"Bearer {self.settings.api_key}",
-            "Content-Type": "application/json",
-            "Accept": "application/json",
-        }
+        self.us = _chosen(settings)
+        self.extra_ca = settings.extra_ca
 
     def send(self, message: Message) -> str:
         """Hands a mail over; returns SendGrid's id for it."""
-        body = json.dumps(payload(message), ensure_ascii=False).encode()
-        return _read(self._call("POST", "/v3/mail/send", body))
-
-    def check(self) -> str:
-        """Asks what the key may do. Raises `CredentialsError` when it may not send mail."""
-        answer = self._call("GET", "/v3/scopes")
-        if answer.status in (401, 403):
-            raise _refused(answer.status)
-        if answer.status != 200:
-            raise TransportError(f"{NAME} answered {answer.status}.", permanent=False)
         try:
-            scopes = answer.json()["scopes"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise TransportError(f"{NAME}'s answer cannot be read.", permanent=False) from error
-        if "mail.send" not in scopes:
-            raise CredentialsError(
-                f"{NAME} knows the key in SENDGRID_API_KEY, but it may not send mail: give it the permission "
-                "Mail Send."
-            )
-        return f"{NAME} accepts the key"
-
-    def _call(self, method: str, path: str, body: bytes | None = None) -> urllib3.BaseHTTPResponse:
-        return exchange(NAME, method, self.settings.url + path, body=body, headers=self.headers, ca=self.ca)
-
-
-def payload(message: Message) -> dict[str, Any]:
-    """The request's body for one mail, as the SDK writes it."""
-    from sendgrid.helpers import mail as sdk
-
-    written = sdk.Mail()
-    written.from_email = sdk.From(message.sender_email, message.sender_name or None)
-    written.subject = message.subject
-    to = sdk.Personalization()
-    to.add_to(sdk.To(message.to, message.to_name or None))
-    written.add_personalization(to)
-    if message.reply_to:
-        written.reply_to = sdk.ReplyTo(message.reply_to)
-    written.add_content(sdk.Content("text/plain", message.text))
-    if message.html:
-        written.add_content(sdk.Content("text/html", message.html))
-    for name, value in message.headers.items():
-        written.add_header(sdk.Header(name, value))
-    written.add_custom_arg(sdk.CustomArg(ARGUMENT, message.delivery_id))
-    # Rewritten links would hide where a score leads, and its own unsubscribe link would compete with ours.
-    tracking = sdk.TrackingSettings()
-    tracking.click_tracking = sdk.ClickTracking(False, False)
-    tracking.open_tracking = sdk.OpenTracking(False)
-    tracking.subscription_tracking = sdk.SubscriptionTracking(False)
-    written.tracking_settings = tracking
-    found: dict[str, Any] = written.get()
-    return found
-
-
-def _read(answer: urllib3.BaseHTTPResponse) -> str:
-    status = answer.status
-    if status in (200, 202):
-        return answer.headers.get("X-Message-Id") or ""
-    if status in (429, 503):
-        # 503 is its word for "not available": turned away before anything was done.
-        raise TransportError(
-            f"{NAME} asks to wait ({status}).", permanent=False, retry_after=retry_after(answer.headers)
+            body = json.dumps(build(message)).encode()
+        except Exception as error:  # whatever its helpers find wrong, it will be wrong the next time
+            raise TransportError(
+                "The mail cannot be written as SendGrid wants it.", permanent=True
+            ) from error
+        answer = call(
+            NAME,
+            "POST",
+            f"{self.us.url}/v3/mail/send",
+            headers={**_headers(self.us), "Content-Type": "application/json"},
+            body=body,
+            extra_ca=self.extra_ca,
         )
-    if status in (401, 403):
-        raise _refused(status)
+        return verdict(answer, time.time())
+
+
+def build(message: Message) -> dict[str, Any]:
+    """The body of `/v3/mail/send`: one recipient, both forms of the words, nothing tracked."""
+    from sendgrid.helpers import mail as sg  # 20 MB: only where mails are sent
+
+    made = sg.Mail()
+    made.from_email = sg.From(message.sender_email, message.sender_name or None)
+    made.reply_to = sg.ReplyTo(message.reply_to) if message.reply_to else None
+    made.subject = message.subject
+    made.add_to(sg.To(message.to, message.to_name or None))
+    made.add_content(message.text, "text/plain")
+    if message.html:
+        made.add_content(message.html, "text/html")
+    for name, value in message.headers.items():
+        if name.casefold() not in _RESERVED:
+            made.add_header(sg.Header(name, value))
+    made.add_custom_arg(sg.CustomArg(ARGUMENT, message.delivery_id))
+    tracking = sg.TrackingSettings()
+    # Links in our mails carry tokens and are clicked by scanners: no detour through another host. Its
+    # subscription tracking would put a List-Unsubscribe of its own in place of ours.
+    tracking.click_tracking = sg.ClickTracking(False, False)
+    tracking.open_tracking = sg.OpenTracking(False)
+    tracking.subscription_tracking = sg.SubscriptionTracking(False)
+    tracking.ganalytics = sg.Ganalytics(False)
+    made.tracking_settings = tracking
+    body: dict[str, Any] = made.get()
+    return body
+
+
+def verdict(answer: Answer, now: float) -> str:
+    """What an answer to a hand-over means: SendGrid's id, or an error that says whether it was taken."""
+    status = answer.status
+    if status == 202 and (id := answer.headers.get("X-Message-Id")):
+        return id
+    if status in (408, 429):
+        raise TransportError(
+            "SendGrid asks to wait.", permanent=False, retry_after=retry_after(answer.headers, now)
+        )
+    if status == 401:
+        raise RefusesUsError("SendGrid does not accept SENDGRID_API_KEY.")
+    if status == 403:
+        raise RefusesUsError(
+            "SendGrid does not let us send (403): the company's sender is not verified there, or the key may"
+            " not send mail."
+        )
+    if 300 <= status < 400 or status in (404, 405):
+        raise RefusesUsError(f"SendGrid is not at SENDGRID_API_URL ({status}).")
     if 400 <= status < 500:
-        raise TransportError(f"{NAME} refused the message ({status}{_field(answer)}).", permanent=True)
-    raise UncertainError(f"{NAME} answered {status}.")
+        raise TransportError(f"SendGrid refused the mail ({status}{_field(answer)}).", permanent=True)
+    if status == 503 and (seconds := retry_after(answer.headers, now)):
+        # A server that says when to come back has decided; without that a 503 may also come from a proxy
+        # whose connection broke while the mail was being taken.
+        raise TransportError("SendGrid asks to wait.", permanent=False, retry_after=seconds)
+    raise UncertainError(f"SendGrid answered {status}.")
 
 
-def _refused(status: int) -> CredentialsError:
-    # Ours to mend, not the message's fault: it waits until the key, or the sender's identity, is right.
-    return CredentialsError(
-        f"{NAME} does not accept the key in SENDGRID_API_KEY ({status})."
-        if status == 401
-        else f"{NAME} does not let this key send from this sender ({status}): verify the sender there."
-    )
-
-
-def _field(answer: urllib3.BaseHTTPResponse) -> str:
-    """Which field it does not like; its sentence may repeat an address, so it is left out."""
+def _field(answer: Answer) -> str:
+    """Which field it found wrong; its sentence may quote an address."""
     try:
-        field = answer.json()["errors"][0].get("field")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        field = json.loads(answer.body)["errors"][0]["field"]
+    except (ValueError, LookupError, TypeError):
         return ""
-    return f", {field}" if field else ""
+    return f", {field}" if isinstance(field, str) and re.fullmatch(r"[\w.]{1,80}", field) else ""
 
 
-def verify(key: SendGrid, timestamp: str | None, signature: str | None, body: bytes, now: datetime) -> None:
-    """Raises `Unauthenticated` unless SendGrid signed this body within the last five minutes.
+def check(settings: Settings) -> str:
+    """Asks SendGrid what the key may do; returns what is fine. Raises `RefusesUsError` when it may not
+    send, another `TransportError` when nobody can tell.
+    """
+    us = _chosen(settings)
+    answer = call(NAME, "GET", f"{us.url}/v3/scopes", headers=_headers(us), extra_ca=settings.extra_ca)
+    if answer.status == 401:
+        raise RefusesUsError("SendGrid does not accept SENDGRID_API_KEY.")
+    if answer.status == 403:  # a key restricted so far that it may not even ask
+        raise RefusesUsError("SENDGRID_API_KEY may not send mail: give it the permission Mail Send.")
+    if 300 <= answer.status < 400 or answer.status in (404, 405):
+        raise RefusesUsError(f"SendGrid is not at SENDGRID_API_URL ({answer.status}).")
+    try:
+        scopes = json.loads(answer.body)["scopes"] if answer.status == 200 else None
+    except (ValueError, LookupError, TypeError):
+        scopes = None
+    if not isinstance(scopes, list):
+        raise TransportError(
+            f"SendGrid cannot say what our key may do ({answer.status}).", permanent=False, retry_after=30
+        )
+    if "mail.send" not in scopes:
+        raise RefusesUsError("SENDGRID_API_KEY may not send mail: give it the permission Mail Send.")
+    return "the key may send"
 
-    ECDSA on P-256 with SHA-256 over timestamp and raw body, the signature in base64 (DER). The SDK's verifier
-    decodes the body first and raises all kinds of things when the signature is no signature.
+
+def verify(
+    settings: Settings, timestamp: str | None, signature: str | None, body: bytes, now: datetime
+) -> None:
+    """Raises `Unauthenticated` unless SendGrid signed this raw body within the last five minutes.
+
+    ECDSA over P-256 with SHA-256, of the timestamp followed by the body. The SDK's verifier raises all
+    sorts on a malformed signature, and decodes the body first.
     """
     if not timestamp or not signature or not timestamp.isascii() or not timestamp.isdigit():
         raise Unauthenticated("This webhook is not signed.", slug="bad-signature")
     if len(timestamp) > 12 or abs(now.timestamp() - int(timestamp)) > STALE_SECONDS:
         raise Unauthenticated("This webhook is too old.", slug="stale-webhook")
-    public = load_der_public_key(key.webhook_key)
+    if not _signed(_chosen(settings).webhook_key, signature, timestamp.encode() + body):
+        raise Unauthenticated("This webhook's signature is wrong.", slug="bad-signature")
+
+
+def _signed(key: bytes, signature: str, what: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+    from cryptography.hazmat.primitives.hashes import SHA256
+
     try:
-        if not isinstance(public, ec.EllipticCurvePublicKey):
-            raise InvalidSignature
-        raw = base64.b64decode(signature, validate=True)
-        public.verify(raw, timestamp.encode() + body, ec.ECDSA(hashes.SHA256()))
-    except (InvalidSignature, binascii.Error, ValueError) as error:
-        raise Unauthenticated("This webhook's signature is wrong.", slug="bad-signature") from error
+        _public_key(key).verify(base64.b64decode(signature, validate=True), what, ECDSA(SHA256()))
+    except (InvalidSignature, binascii.Error, ValueError):
+        return False
+    return True
+
+
+@lru_cache(maxsize=2)
+def _public_key(der: bytes) -> Any:
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    return load_der_public_key(der)
+
+
+def _headers(us: SendGrid) -> dict[str, str]:
+    return {"Authorization": f"Bearer {us.api_key}", "Accept": "application/json", "User-Agent": "hearback"}
+
+
+def _chosen(settings: Settings) -> SendGrid:
+    if settings.sendgrid is None:
+        raise TransportError("SendGrid is not chosen.", permanent=True)
+    return settings.sendgrid

@@ -1,152 +1,247 @@
-"""Twilio: texts handed over by its SDK, one client per thread; its signed webhooks."""
+"""Twilio: texts handed over through its SDK on our own pool, and its webhooks checked by their signature."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import threading
+import time
 from collections.abc import Mapping
-from typing import Any
-from urllib.parse import quote
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
-import requests
-import requests.adapters
-import urllib3
-from twilio.base.exceptions import TwilioException, TwilioRestException
-from twilio.http.http_client import TwilioHttpClient
-from twilio.http.response import Response
-from twilio.rest import Client
+from shared.channels import OPTED_OUT, Message, RefusesUsError, TransportError, UncertainError
+from shared.channels.http import Answer, call, retry_after
+from shared.errors import Unauthenticated
+from shared.provider_settings import Twilio
+from shared.settings import Settings
 
-from shared.channels import TIMEOUT_SECONDS, CredentialsError, Message, TransportError, UncertainError
-from shared.channels.http import context, retry_after, unreachable
-from shared.settings import Settings, Twilio
+if TYPE_CHECKING:
+    from twilio.rest import Client
 
 NAME = "Twilio"
-# The number cannot get texts from us: https://www.twilio.com/docs/api/errors (21610 says that it sent STOP).
-OPTED_OUT = 21610
-# Ours to mend: the sender, the service, its country, the account. The message waits.
-_OURS = frozenset({20003, 20005, 20404, 21212, 21408, 21603, 21606, 21609, 21611, 21612, 21659, 21660, 21705})
-_local = threading.local()
+SIGNATURE_HEADER = "X-Twilio-Signature"
+MESSAGE_PATH, STATUS_PATH = "/webhooks/twilio/message", "/webhooks/twilio/status"
+# In the query of the status callback: the delivery's id, which says nothing about anybody.
+ARGUMENT = "delivery_id"
+
+# https://www.twilio.com/docs/api/errors, by whose fault it is. Everything else with a 4xx is the message's.
+STOPPED, _UNKNOWN = 21610, 20404
+_WAIT = frozenset({14107, 20429, 21611, 30001, 63038})  # rates, and queues that are full
+_OURS = frozenset(
+    # Authentication, the account, the sender, the messaging service, the callback's address.
+    {10001, 20003, 20005, 20006, 20008, 20404, 21212, 21603, 21606, 21609, 21659, 21660, 21701}
+    | {21703, 21704, 21705, 21712, 30002}
+)
+# No text will ever arrive at this number: unknown, a landline, not a mobile.
+DEAD = frozenset({21211, 21217, 21614, 30005, 30006})
+
+
+def transport(settings: Settings) -> TwilioTransport:
+    """The way to Twilio, for texts."""
+    return TwilioTransport(settings)
 
 
 class TwilioTransport:
-    """Speaks to the 2010-04-01 API."""
+    """Sends with the SDK's client, one a thread."""
 
     def __init__(self, settings: Settings) -> None:
-        assert settings.twilio is not None  # noqa: S101 (load makes it when Twilio is chosen)
-        self.settings: Twilio = settings.twilio
-        self.ca = settings.extra_ca
-        self.callback = f"{settings.public_url}/webhooks/twilio/status?delivery="
+        self.settings = settings
+        self.us = _chosen(settings)
 
     def send(self, message: Message) -> str:
-        """Hands a text over; returns Twilio's id for it (SM…)."""
-        client, http = self._client()
-        via = (
-            {"messaging_service_sid": self.settings.service_sid}
-            if self.settings.service_sid
-            else {"from_": self.settings.sender}
+        """Hands a text over; returns Twilio's SID for it."""
+        client = _client(self.us, self.settings.extra_ca)
+        sender = (
+            {"from_": self.us.sender} if self.us.sender else {"messaging_service_sid": self.us.service_sid}
         )
-        try:
-            made = client.messages.create(
+        query = urlencode({ARGUMENT: message.delivery_id})
+        made = _asking(
+            client,
+            lambda: client.messages.create(
                 to=message.to,
                 body=message.text,
-                status_callback=self.callback + quote(message.delivery_id),
-                **via,
-            )
-        except Exception as error:
-            raise _translated(error, http.answered) from error
-        return str(made.sid or "")
-
-    def check(self) -> str:
-        """Fetches the account. Raises `CredentialsError` when it is not ours or not active."""
-        client, http = self._client()
-        try:
-            account = client.api.v2010.accounts(self.settings.account_sid).fetch()
-        except Exception as error:
-            raise _translated(error, http.answered) from error
-        status = getattr(account.status, "value", account.status)
-        if status != "active":
-            raise CredentialsError(f"{NAME}'s account in TWILIO_ACCOUNT_SID is {status}.")
-        return f"{NAME} accepts the account"
-
-    def _client(self) -> tuple[Client, _Http]:
-        # Its session is not made for several threads, and nothing of it outlives a fork.
-        key = (os.getpid(), self.settings, self.ca)
-        if getattr(_local, "key", None) != key:
-            http = _Http(self.ca)
-            user, password = (
-                (self.settings.key_sid, self.settings.key_secret)
-                if self.settings.key_sid
-                else (self.settings.account_sid, self.settings.auth_token)
-            )
-            client = Client(user, password, self.settings.account_sid, http_client=http)
-            client.api.base_url = self.settings.url
-            _local.key, _local.client = key, (client, http)
-        found: tuple[Client, _Http] = _local.client
-        return found
+                status_callback=f"{self.settings.public_url}{STATUS_PATH}?{query}",
+                **sender,
+            ),
+        )
+        if not made.sid:
+            raise UncertainError("Twilio's answer cannot be read.")
+        return str(made.sid)
 
 
-class _Http(TwilioHttpClient):  # type: ignore[misc] # it carries no types
-    """The SDK's client in time, remembering the last answer's headers, which its exceptions leave out."""
-
-    def __init__(self, ca: str) -> None:
-        super().__init__()
-        # The whole exchange, not each step of it; the constructor takes a number only.
-        self.timeout = urllib3.Timeout(total=TIMEOUT_SECONDS)
-        self.answered: Mapping[str, str] = {}
-        if self.session is not None:
-            self.session.mount("https://", _Adapter(ca))
-
-    def request(self, *args: Any, **kwargs: Any) -> Response:
-        self.answered = {}
-        answer = super().request(*args, **kwargs)
-        self.answered = answer.headers or {}
-        return answer
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Trusts our certificates too, whatever the environment tells requests to trust."""
-
-    def __init__(self, ca: str) -> None:
-        self._context = context(ca)
-        super().__init__()
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
-
-
-def _translated(error: Exception, headers: Mapping[str, str]) -> TransportError:
-    if isinstance(error, TwilioException):
-        return _from_twilio(error, headers)
-    if isinstance(error, requests.exceptions.ConnectTimeout | requests.exceptions.SSLError):
-        return unreachable(NAME, error)
-    if isinstance(error, requests.exceptions.ConnectionError) and _never_connected(error):
-        return unreachable(NAME, error)
-    if isinstance(error, requests.exceptions.RequestException | urllib3.exceptions.HTTPError | OSError):
-        return UncertainError(f"{NAME} did not answer in time.")
-    # Its answer could not be read: it may well have taken the message.
-    return UncertainError(f"{NAME}'s answer cannot be read ({type(error).__name__}).")
-
-
-def _never_connected(error: requests.exceptions.ConnectionError) -> bool:
-    cause: Any = error.args[0] if error.args else None
-    reason = getattr(cause, "reason", cause)
-    return isinstance(reason, urllib3.exceptions.NewConnectionError)
-
-
-def _from_twilio(error: TwilioException, headers: Mapping[str, str]) -> TransportError:
-    status = int(getattr(error, "status", 0) or 0)
-    code = int(getattr(error, "code", 0) or 0)
-    if status in (429, 503):
+def verdict(answer: Answer, code: int | None, now: float) -> TransportError:
+    """What a call that did not end well means. `code` is Twilio's own, when its answer has one."""
+    status = answer.status
+    if status == 429 or code in _WAIT or status == 408:
         return TransportError(
-            f"{NAME} asks to wait ({status}).", permanent=False, retry_after=retry_after(headers)
+            f"Twilio asks to wait ({code or status}).",
+            permanent=False,
+            retry_after=retry_after(answer.headers, now),
         )
-    if status in (401, 403) or code in _OURS:
-        return CredentialsError(
-            f"{NAME} does not accept the account, token or sender ({code or status}): see "
-            "TWILIO_ACCOUNT_SID, TWILIO_AUTH_TOKEN and TWILIO_FROM."
-        )
-    if code == OPTED_OUT:
-        return TransportError("The customer has sent STOP to this number.", permanent=True)
-    if isinstance(error, TwilioRestException) and 400 <= status < 500:
-        return TransportError(f"{NAME} refused the message ({code or status}).", permanent=True)
-    return UncertainError(f"{NAME} answered {status or 'what cannot be read'}.")
+    if status in (401, 403) and code not in (STOPPED, *DEAD):
+        return RefusesUsError(f"Twilio does not accept our account and key ({code or status}).")
+    if code in _OURS or 300 <= status < 400 or status in (404, 405):
+        return RefusesUsError(f"Twilio takes no text from us as we are set up (error {code or status}).")
+    if code == STOPPED:
+        return TransportError(OPTED_OUT, permanent=True)
+    if 400 <= status < 500:
+        return TransportError(f"Twilio refused the text (error {code or status}).", permanent=True)
+    if status == 503 and (seconds := retry_after(answer.headers, now)):  # as with SendGrid
+        return TransportError("Twilio asks to wait.", permanent=False, retry_after=seconds)
+    return UncertainError(f"Twilio answered {status}.")
+
+
+def check(settings: Settings) -> str:
+    """Looks the account and its sender up; returns what is fine. Raises `RefusesUsError` when texts could
+    not be sent or webhooks not be trusted, another `TransportError` when nobody can tell.
+    """
+    us = _chosen(settings)
+    # With the token, whatever texts are sent with: it signs the webhooks, and most API keys may not ask this.
+    owner = _make(replace(us, key_sid="", key_secret=""), settings.extra_ca)
+    account = _asking(owner, lambda: owner.api.accounts(us.account_sid).fetch())
+    if account.status in ("suspended", "closed"):
+        raise RefusesUsError(f"The Twilio account of TWILIO_ACCOUNT_SID is {account.status}.")
+    client = _make(us, settings.extra_ca)
+    found: object = None
+    try:
+        if us.sender.startswith("+"):
+            numbers = client.incoming_phone_numbers
+            found = _asking(client, lambda: numbers.list(phone_number=us.sender, limit=1))
+        elif us.service_sid:
+            client.messaging.base_url = us.url.replace("//api.", "//messaging.", 1)
+            _asking(client, lambda: client.messaging.v1.services(us.service_sid).fetch())
+    except TransportError:
+        # A key that may send, but not look anything up, is fine: then sending will tell.
+        answer: Answer | None = client.http_client.last
+        if answer is not None and (answer.status == 401 or _code(answer) == _UNKNOWN):
+            raise
+    if found == []:
+        raise RefusesUsError("TWILIO_FROM is no number of this Twilio account.")
+    return "the account is active"
+
+
+def _asking(client: Client, ask: Any) -> Any:
+    """What the SDK's call gives; raises `TransportError` and nothing else, as the port demands."""
+    ours: Any = client.http_client
+    ours.last = None
+    try:
+        return ask()
+    except TransportError:
+        raise
+    except Exception as error:
+        answer: Answer | None = ours.last
+        if answer is None:  # `call` raises what the port demands: the SDK has not come that far
+            raise TransportError("The text cannot be written as Twilio wants it.", permanent=True) from error
+        if 200 <= answer.status < 300:
+            raise UncertainError("Twilio's answer cannot be read.") from error
+        raise verdict(answer, _code(answer), time.time()) from error
+
+
+def _code(answer: Answer) -> int | None:
+    """Twilio's own code in an answer; the SDK's exceptions have it or not, by what was asked."""
+    try:
+        code = json.loads(answer.body)["code"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return code if isinstance(code, int) else None
+
+
+_here = threading.local()
+
+
+def _client(us: Twilio, extra_ca: str) -> Client:
+    """This thread's client: the SDK's are not to be shared, and take 10 ms to make."""
+    key = (os.getpid(), us, extra_ca)
+    if getattr(_here, "key", None) != key:
+        _here.client, _here.key = _make(us, extra_ca), key
+    client: Client = _here.client
+    return client
+
+
+def _make(us: Twilio, extra_ca: str) -> Client:
+    from twilio.http import HttpClient
+    from twilio.http.response import Response
+    from twilio.rest import Client
+
+    class Ours(HttpClient):  # type: ignore[misc]
+        """The SDK's client over our pool; keeps the last answer, whose headers its exceptions leave out."""
+
+        last: Answer | None = None
+
+        def request(
+            self,
+            method: str,
+            uri: str,
+            params: Mapping[str, object] | None = None,
+            data: Mapping[str, object] | None = None,
+            headers: Mapping[str, str] | None = None,
+            auth: tuple[str, str] | None = None,
+            timeout: float | None = None,
+            allow_redirects: bool = False,
+        ) -> Response:
+            basic = base64.b64encode(":".join(auth or ("", "")).encode()).decode()
+            self.last = call(
+                NAME,
+                method,
+                f"{uri}?{urlencode(params, doseq=True)}" if params else uri,
+                headers={**(headers or {}), "Authorization": f"Basic {basic}"},
+                body=urlencode(data, doseq=True).encode() if data else None,
+                extra_ca=extra_ca,
+            )
+            return Response(
+                self.last.status, self.last.body.decode("utf-8", "replace"), dict(self.last.headers)
+            )
+
+    # An environment that is not empty keeps the SDK from reading the process's own.
+    made = Client(
+        us.key_sid or us.account_sid,
+        us.key_secret or us.auth_token,
+        account_sid=us.account_sid,
+        http_client=Ours(logger=_silent(), is_async=False),
+        environment={"": ""},
+    )
+    made.api.base_url = us.url
+    return made
+
+
+def _silent() -> Any:
+    import logging
+
+    return logging.getLogger("twilio.http_client")
+
+
+def verify(
+    settings: Settings, path: str, query: str, form: Any, body: bytes, signature: str | None
+) -> Mapping[str, str]:
+    """The parameters of a webhook; raises `Unauthenticated` unless Twilio signed them for our account.
+
+    HMAC-SHA1 with the auth token over the public address and what was posted: a form's parameters
+    (`form`, which may repeat keys), or for JSON the body's hash, which then is in the query. The address
+    is the one we have given out: what a proxy made of it, or a client claims, does not count. The
+    signature has no time in it: repetitions are known by the SID of the message.
+    """
+    from twilio.request_validator import RequestValidator
+
+    us = _chosen(settings)
+    url = f"{settings.public_url}{path}" + (f"?{query}" if query else "")
+    given: Any = form
+    try:
+        if "bodySHA256=" in query:
+            given = body.decode()
+        if not signature or not RequestValidator(us.auth_token).validate(url, given, signature):
+            raise Unauthenticated("This webhook's signature is wrong.", slug="bad-signature")
+        found = json.loads(given) if isinstance(given, str) else form.to_dict()
+    except (UnicodeError, ValueError) as error:
+        raise Unauthenticated("This webhook cannot be read.", slug="bad-signature") from error
+    if not isinstance(found, dict) or found.get("AccountSid") != us.account_sid:
+        raise Unauthenticated("This webhook is of another account.", slug="bad-signature")
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
+def _chosen(settings: Settings) -> Twilio:
+    if settings.twilio is None:
+        raise TransportError("Twilio is not chosen.", permanent=True)
+    return settings.twilio

@@ -29,6 +29,10 @@ def up() -> None:
     steps = show.Steps()
     started = Installation(home).up(steps)
     _welcome(steps.console, started)
+    if started.refused:
+        raise click.ClickException(
+            f"Everything runs, but messages wait: {'; '.join(started.refused)}. Then run `hearback up` again."
+        )
 
 
 def _welcome(console: Console, started: Started) -> None:

@@ -30,6 +30,8 @@ def demo() -> None:
     home = home_folder()
     become_owner(home)
     settings = load()
+    if (settings.mail, settings.sms) != ("mailbox", "mailbox"):
+        raise Conflict("Made-up customers are only written to where the mailbox is the provider.")
     _refuse_unless_new(settings)
     telemetry.set_up("demo", level=logging.ERROR)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it would set a lower level of its own

@@ -49,7 +49,6 @@ class History:
     themes: dict[str, str] = field(default_factory=dict)
     program_id: str = ""
     read_until: str = ""
-    read: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.zone = ZoneInfo(self.sample["company"]["time_zone"])
@@ -230,10 +229,7 @@ class History:
 
     def _messages(self) -> list[dict[str, Any]]:
         """What arrived in the mailbox since the last look."""
-        found = [one for one in self.customer.messages(self.read_until) if one["id"] not in self.read]
-        if found:
-            self.read_until = max(message["at"] for message in found)
-            self.read = {message["id"] for message in found}
+        found, self.read_until = self.customer.news(self.read_until)
         return found
 
     def _as(self, who: str) -> Client:

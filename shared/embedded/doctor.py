@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shared.channels import transport
+from shared.channels import credentials
 from shared.embedded import home as folder
 from shared.embedded import readiness
 from shared.embedded.installation import Installation
@@ -41,8 +41,6 @@ def examine(installation: Installation) -> Iterator[Part]:
     for name in DATABASES:
         yield _check(f"database {name}", lambda name=name: _database(settings, name))  # type: ignore[misc]
     yield _check("log", lambda: _log(settings))
-    for channel in ("email", "sms"):
-        yield _check(channel, lambda channel=channel: transport(settings, channel).check())  # type: ignore[misc]
     yield from _parts(settings, installation)
 
 
@@ -77,6 +75,8 @@ def _parts(settings: Settings, installation: Installation) -> Iterator[Part]:
     yield from (_said(part, "ready") for part in readiness.workers(settings, installation.supervisor))
     if settings.uses_mailbox:
         yield _said(readiness.mailbox(settings), f"{settings.mailbox_url}/mailbox/")
+    for found in credentials.check(settings):
+        yield Part(found.name, found.problem, {"said": found.said})
     behind = readiness.replicas(settings, late=readiness.LATE)
     yield from (_said(part, str(part.facts.get("said", "nothing waits"))) for part in behind)
 

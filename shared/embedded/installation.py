@@ -16,7 +16,7 @@ from typing import Protocol
 
 import psutil
 
-from shared.channels import CredentialsError, TransportError, transport
+from shared.channels import credentials
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.embedded import home as folder
@@ -55,10 +55,14 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What `up` has to say at its end. `admin` is (login, one-time password), at the first start only."""
+    """What `up` has to say at its end. `admin` is (login, one-time password), at the first start only.
+
+    `refused` are sentences on providers that do not accept us: everything runs, and nothing can be sent.
+    """
 
     settings: Settings
     admin: tuple[str, str] | None
+    refused: tuple[str, ...] = ()
 
 
 class Installation:
@@ -79,14 +83,19 @@ class Installation:
 
         Raises a `HearbackError` with a sentence that says what is wrong and what to do.
         """
-        check_providers(load(first_start=True))
+        load(first_start=True)
         folder.prepare(self.home, own_secret=not _setting("SECRET"))
         with folder.locked(
             self.home, lambda: progress.note("Another `hearback up` or `down` is at work; waiting for it.")
         ):
             settings = self._start(progress)
+            refused = self._refused(settings, progress)
             with progress.step("Waiting until every part is ready") as told:
-                self._wait(lambda: self.unready(settings), timeout, told)
+                self._wait(
+                    lambda: [p for p in self.unready(settings) if not (refused and readiness.only_sender(p))],
+                    timeout,
+                    told,
+                )
             admin = first_admin(settings)
             try:
                 with progress.step("Letting all parts know of each other") as told:
@@ -97,7 +106,21 @@ class Installation:
                 if admin is None:
                     raise
                 progress.note(error.message)  # the password below is said only once: it must not get lost
-            return Started(settings, admin)
+            return Started(settings, admin, refused)
+
+    def _refused(self, settings: Settings, progress: Progress) -> tuple[str, ...]:
+        """What is certainly wrong with the providers' credentials; who cannot be reached is only noted.
+
+        Neither keeps anything from starting: answers are to be heard although nothing can be sent.
+        """
+        if settings.mail == settings.sms == "mailbox":
+            return ()
+        with progress.step("Asking the providers whether they accept us"):
+            found = credentials.check(settings)
+        for one in found:
+            if one.problem and not one.wrong:
+                progress.note(f"{one.name}: {one.problem}. Its messages wait until that is mended.")
+        return tuple(one.problem for one in found if one.wrong)
 
     def _start(self, progress: Progress) -> Settings:
         if self.supervisor.alive():
@@ -254,20 +277,6 @@ class Installation:
                         found = os.stat(os.path.join(path, name))  # noqa: PTH116 (hundreds of files)
                         said.update(f"{path}/{name} {found.st_mtime_ns} {found.st_size}\0".encode())
         return said.hexdigest()
-
-
-def check_providers(settings: Settings) -> None:
-    """Raises `CredentialsError` when a provider says that it does not accept us.
-
-    One that cannot be asked now is no reason not to start: messages wait for it.
-    """
-    for channel in ("email", "sms"):
-        try:
-            transport(settings, channel).check()
-        except CredentialsError:
-            raise
-        except TransportError:
-            continue
 
 
 def check_port(settings: Settings) -> None:

@@ -90,6 +90,13 @@ def _worker(settings: Settings, service: str, states: dict[str, dict[str, Any]])
     return Part(name, "; ".join(wrong), {"pid": pid, "roles": roles})
 
 
+def only_sender(part: Part) -> bool:
+    """Whether a worker is unready for its sender alone."""
+    roles = part.facts.get("roles", {})
+    unready = [role for role, how in roles.items() if not how["ready"]]
+    return unready == ["sender"]
+
+
 def mailbox(settings: Settings) -> Part:
     """The local stand-in for the providers of mail and SMS."""
     pool = urllib3.PoolManager(retries=False, timeout=3.0)

@@ -137,6 +137,21 @@ class Client:
         query = f"&since={quote(since)}" if since else ""
         yield from self.pages(f"/mailbox/api/messages?limit=100{query}", "messages")
 
+    def news(self, cursor: str, since: str = "") -> tuple[list[dict[str, Any]], str]:
+        """What has come to the mailbox behind `cursor` (empty: from the beginning), and the next cursor.
+
+        By number, not by time: of messages that are handed over at once, one may be there before another that
+        was begun earlier.
+        """
+        found: list[dict[str, Any]] = []
+        while True:
+            query = (f"&cursor={cursor}" if cursor else "") + (f"&since={quote(since)}" if since else "")
+            answer = self.api("GET", f"/mailbox/api/messages?limit=100{query}")
+            found += answer["messages"]
+            cursor = answer["last"] or cursor
+            if not answer["next"]:
+                return found, cursor
+
     def _send(self, method: str, url: str, body: bytes | None, headers: Fields) -> bytes:
         headers = {**self.headers, **headers}
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flask import request
 
 from shared.web.access import Actor
+from shared.web.service import service
 
 _WORK = ("agent", "lead", "admin")
 _LEAD = ("lead", "admin")
@@ -63,8 +64,9 @@ def bar(who: Actor | None) -> list[Link]:
 
 
 def gear(who: Actor | None) -> list[Link]:
-    """The entries behind the gear for `who`, log out aside."""
-    return [link for link in GEAR if who and who.role in link.roles]
+    """The entries behind the gear for `who`, log out aside; the mailbox only where it is in use."""
+    hidden = () if service().settings.uses_mailbox else ("/mailbox",)
+    return [link for link in GEAR if who and who.role in link.roles and link.href not in hidden]
 
 
 def may_search(who: Actor | None) -> bool:

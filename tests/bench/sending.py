@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections import Counter
 
@@ -10,7 +9,7 @@ from services.survey.commands import ask, company, programs
 from shared.ids import SystemIds
 from tests.bench.ground import Ground
 from tests.bench.table import Row
-from tests.support.providers import API_KEY, StandIn, stand_in
+from tests.support.providers.stand_in import StandIn, stand_in
 from tests.support.running import Running
 
 _MAILS = 5_000
@@ -24,18 +23,12 @@ def over_tls(ground: Ground, repeats: int) -> list[Row]:
     missing = doubled = 0
     for _ in range(repeats):
         with stand_in() as provider, ground.installation() as running:
-            running.environment = {
-                "HEARBACK_MAIL": "sendgrid",
-                "HEARBACK_EXTRA_CA": provider.ca,
-                "SENDGRID_API_KEY": API_KEY,
-                "SENDGRID_API_URL": provider.url,
-                "SENDGRID_WEBHOOK_PUBLIC_KEY": base64.b64encode(provider.webhook_key).decode(),
-            }
+            running.environment = provider.environment()
             _ask(running)
             running.role("survey", "sender")
-            running.wait(lambda: len(provider.taken) >= _FIRST, None, "the first mails")
-            began, first = time.perf_counter(), len(provider.taken)
-            running.wait(lambda: len(provider.taken) >= _MAILS, None, "all mails")
+            running.wait(lambda: len(provider.sendgrid.mails) >= _FIRST, None, "the first mails")
+            began, first = time.perf_counter(), len(provider.sendgrid.mails)
+            running.wait(lambda: len(provider.sendgrid.mails) >= _MAILS, None, "all mails")
             rates.append((_MAILS - first) / (time.perf_counter() - began))
             running.wait(lambda: _settled(running), None, "all mails to be settled")
             missing, doubled = _counted(running, provider)
@@ -73,6 +66,6 @@ def _counted(running: Running, provider: StandIn) -> tuple[int, int]:
     """Mails handed over that did not arrive, or the other way round; and those that arrived twice."""
     with running.db("survey").transaction() as tx:
         handed = {str(row["id"]) for row in tx.all("SELECT id FROM delivery WHERE state = 'handed'")}
-    arrived = Counter(str(taken.body["custom_args"]["delivery_id"]) for taken in provider.taken)
+    arrived = Counter(provider.sendgrid.delivery_ids())
     missing = len(handed ^ arrived.keys()) + _MAILS - len(handed)
     return missing, sum(count - 1 for count in arrived.values())

@@ -66,7 +66,7 @@ def provider() -> Iterator[Provider]:
     yield server
     server.shutdown()
     server.server_close()
-    http._pool.cache_clear()
+    http._make_pool.cache_clear()
     thread.join()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
@@ -9,7 +11,7 @@ import pytest
 
 from shared.channels import Message, TransportError, UncertainError, ledger
 from shared.channels.ledger import Delivery, NewDelivery
-from shared.channels.sender import DELAYS, Outcome, Permit, Permits, Sender
+from shared.channels.sender import DELAYS, HANDS, Outcome, Permit, Permits, Sender
 from shared.clock import ManualClock
 from shared.db import Database, Tx
 from shared.errors import Unavailable
@@ -134,10 +136,33 @@ def test_nothing_starts_with_less_than_eleven_of_fifteen_seconds_left(house: Hou
     house.sender.step()
     # After two hand-overs 10 of 15 seconds are left: the third waits for a new permit.
     assert len(house.provider.taken) == 2
-    late, result = house.settled[-1]
-    assert result == "returned" and house.states()[late] == "queued"
+    (late,) = [one for one, result in house.settled if result == "returned"]
+    assert house.states()[late] == "queued"
     house.sender.step()
     assert sorted(house.provider.taken) == ["ann", "bob", "cid"]
+
+
+def test_eight_hands_work_at_once_and_none_of_them_begins_too_late(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.queue(*(f"customer{number}" for number in range(20)))
+    together = threading.Barrier(HANDS)
+
+    def send(message: Message) -> str:
+        if together.wait(30) == 0:
+            house.clock.advance(timedelta(seconds=4.1))
+        together.wait(30)
+        house.provider.taken.append(message.to)
+        return "p"
+
+    monkeypatch.setattr(house.provider, "send", send)
+    house.sender.step()
+    states = house.states()
+    assert HANDS == 8 and len(house.provider.taken) == 8
+    assert {one for one, state in states.items() if state == "handed"} == set(house.provider.taken)
+    assert Counter(states.values()) == {"handed": 8, "queued": 12}
+    with house.db.transaction() as tx:
+        assert tx.value("SELECT max(attempts) FROM delivery WHERE state = 'queued'") == 0
 
 
 def test_a_permit_that_took_too_long_is_not_used(house: House) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,6 +71,26 @@ def test_a_row_that_cannot_be_played_is_named(tmp_path: Path, line: str, says: s
 
     with pytest.raises(Invalid, match=says):
         rows.read(path, FORMAT, 0, 1)
+
+
+def test_a_message_that_was_begun_before_one_that_is_read_already_is_read_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = [{"seq": "1", "at": "10:00:00.2"}]
+
+    def api(self: Client, method: str, path: str) -> dict[str, Any]:
+        after = next((part[7:] for part in path.split("&") if part.startswith("cursor=")), "")
+        found = [one for one in there if one["seq"] > after][:1]
+        last = found[-1]["seq"] if found else after
+        return {"messages": found, "last": last, "next": last if there[-1]["seq"] > last else None}
+
+    monkeypatch.setattr(Client, "api", api)
+    client = Client("", {})
+    found, cursor = client.news("")
+    assert [one["seq"] for one in found] == ["1"] and client.news(cursor) == ([], cursor)
+    there += [{"seq": "2", "at": "10:00:00.1"}, {"seq": "3", "at": "10:00:00.1"}]
+    found, cursor = client.news(cursor)
+    assert [one["seq"] for one in found] == ["2", "3"] and client.news(cursor) == ([], cursor)
 
 
 @pytest.mark.parametrize("share", ["0", "1"])

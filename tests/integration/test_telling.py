@@ -7,7 +7,9 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from html import unescape
+from typing import Any
 
 import pytest
 from werkzeug.serving import make_server
@@ -17,8 +19,9 @@ from services.followup.commands import changes, themes
 from services.followup.domain.by import By
 from services.followup.domain.change import Draft
 from services.followup.notice_sender import NoticeSender
+from services.followup.permits import SurveyPermits
 from services.survey import handlers as survey_handlers
-from shared.channels import Message
+from shared.channels import Message, TransportError
 from shared.db import Database, Row
 from shared.events.envelope import Event
 from shared.ids import SystemIds
@@ -165,6 +168,39 @@ def test_an_opt_out_that_followup_has_not_heard_of_still_wins(both: Both) -> Non
     assert both.send() == []
 
     assert (both.notice()["state"], both.notice()["skip_reason"]) == ("skipped", "opted_out")
+
+
+def test_a_word_to_survey_that_arrives_late_does_not_close_the_next_permit(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both.unhappy("Drei Tage zu spät")
+    both.publish()
+    said: list[tuple[str, Any]] = []
+    post = SurveyPermits._post
+
+    def noted(self: SurveyPermits, path: str, body: Any) -> Any:
+        said.append((path, body))
+        return post(self, path, body)
+
+    monkeypatch.setattr(SurveyPermits, "_post", noted)
+    both.provider.refuse = TransportError("not now", permanent=False)
+    assert both.send() == []
+    path, returned = said[-1]
+    assert returned["results"][0]["result"] == "returned"
+    both.survey.clock.advance(timedelta(seconds=10))
+    both.provider.refuse = None
+    taken = both.provider.send
+
+    def send(message: Message) -> str:
+        # The call that followup gave up hung somewhere, and reaches survey only now.
+        post(both.sender.survey, path, returned)
+        permit = both.survey.one("SELECT state FROM delivery WHERE id = %s", [message.delivery_id])
+        assert permit["state"] == "claimed"
+        return taken(message)
+
+    monkeypatch.setattr(both.provider, "send", send)
+    assert len(both.send()) == 1
+    assert both.survey.one("SELECT state FROM delivery WHERE kind = 'notice'")["state"] == "handed"
 
 
 def test_when_survey_forgot_about_the_answer_nothing_is_sent(both: Both) -> None:

@@ -43,13 +43,14 @@ class Provider:
 
 
 class Asking(Survey):
-    """A survey with a company, a program, a sender and a provider."""
+    """A survey with a company, a program, a sender and a provider (or, `by_settings`, those chosen there)."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, by_settings: bool = False) -> None:
         clock = ManualClock(START)
         super().__init__(settings, clock)
         self.provider = Provider()
-        self.sender = make_sender(settings, self.db, clock, lambda channel: self.provider)
+        ways = None if by_settings else (lambda channel: self.provider)
+        self.sender = make_sender(settings, self.db, clock, ways)
         self.http = self.app.test_client()
         self.counter = 0
         self.begin()

@@ -99,7 +99,7 @@ def draw(number: int, kind: Kind, chance: random.Random) -> Trial:
         aim = "silence"
     elif late:
         aim = "provider"
-    # Two senders work side by side, and each claims up to 20 messages at once, for 2 s of work.
+    # Two senders work side by side, and each claims up to 100 messages at once, for 2 s of work.
     ahead, pause = chance.randint(0, 45), 0.0
     if aim == "claim":  # while the permit is being granted, or later in the batch
         pause = chance.choice((chance.uniform(0, 0.1), chance.uniform(0, 1.5)))

@@ -27,6 +27,7 @@ from shared.errors import Unavailable
 from shared.ids import SystemIds
 from shared.log import Log
 from shared.log.in_use import open_in_use
+from shared.provider_settings import PREFIXES
 from shared.settings import SERVICES, KafkaSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ class Running:
     """
 
     settings: Settings
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     databases: dict[str, Database] = field(default_factory=dict)
 
@@ -228,7 +229,7 @@ class Running:
 
     def _environment(self) -> dict[str, str]:
         settings = self.settings
-        mine = {name: value for name, value in os.environ.items() if not name.startswith("HEARBACK_")}
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(PREFIXES)}
         urls = {f"HEARBACK_{name.upper()}_DATABASE_URL": url for name, url in settings.database_urls.items()}
         return {
             **mine,
@@ -278,6 +279,7 @@ def _brokers(kafka: KafkaSettings) -> dict[str, str]:
 @contextlib.contextmanager
 def running(
     urls: Mapping[str, str],
+    environment: Mapping[str, str] | None = None,
     *,
     mailbox_url: str = "",
     log: Literal["embedded", "kafka"] | None = None,
@@ -285,8 +287,8 @@ def running(
 ) -> Iterator[Running]:
     """An installation on the databases of `urls`, with a free port and a folder; ended at the end.
 
-    Its senders hand messages over to the provider at `mailbox_url`, else to its own mailbox. `log` and
-    `kafka` are as in the settings.
+    Its processes get `environment` besides. Its senders hand messages over to the provider at
+    `mailbox_url`, else to its own mailbox. `log` and `kafka` are as in the settings.
     """
     home = Path(tempfile.mkdtemp(prefix="hearback-run-"))
     (home / "run").mkdir()
@@ -297,7 +299,7 @@ def running(
         home=home, secret=secrets.token_urlsafe(32), database_urls=dict(urls), log=log, kafka=kafka
     )
     settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=mailbox_url or here)
-    found = Running(settings)
+    found = Running(settings, environment or {})
     topics = found.log()
     topics.ensure_topics()
     topics.close()

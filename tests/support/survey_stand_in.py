@@ -15,7 +15,7 @@ from shared.settings import Settings
 from shared.web import service_auth
 
 TRAIL = "http://127.0.0.1:8080/a/abcdefghijklmnopqrstuv"
-_REQUEST = {"id", "kind", "ref_id", "customer_id", "response_id", "prefer_channel"}
+_REQUEST = {"id", "kind", "ref_id", "customer_id", "response_id", "prefer_channel", "claim"}
 _MESSAGE = {
     "delivery_id", "channel", "to", "text", "to_name", "subject", "html", "headers", "sender_name",
     "sender_email", "reply_to",
@@ -40,6 +40,7 @@ class SurveyStandIn:
         self.channel: dict[str, str] = {}
         self.language: dict[str, str] = {}
         self.permits: dict[str, str] = {}
+        self.claims: dict[str, str] = {}
         self.messages: list[dict[str, Any]] = []
         self.settled: list[dict[str, Any]] = []
         self.problems: list[str] = []
@@ -73,6 +74,7 @@ class SurveyStandIn:
                 refused.append({"id": request["id"], "reason": self.refuse[customer]})
             else:
                 self.permits[request["id"]] = "claimed"
+                self.claims[request["id"]] = request["claim"]
                 channel = self.channel.get(customer) or request["prefer_channel"]
                 granted.append(
                     {
@@ -98,7 +100,9 @@ class SurveyStandIn:
     def _settle(self, result: dict[str, Any]) -> None:
         self.settled.append(result)
         new = {"handed": "handed", "failed": "failed", "uncertain": "uncertain", "returned": "failed"}
-        if self.permits.get(result["id"]) in ("claimed", "uncertain"):
+        claim = result["claim"] or self.claims.get(result["id"])
+        late = result["result"] in ("failed", "returned") and claim != self.claims.get(result["id"])
+        if self.permits.get(result["id"]) in ("claimed", "uncertain") and not late:
             self.permits[result["id"]] = new[result["result"]]
 
     def _send(self, headers: Any, body: dict[str, Any]) -> tuple[int, Any]:

@@ -77,6 +77,76 @@ def test_names_the_setting_that_is_wrong(tmp_path: Path, name: str, value: str) 
         load(environment(tmp_path, **{name: value}))
 
 
+# An event webhook's public key as SendGrid shows it: P-256 in DER, base64.
+KEY = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE" + "A" * 86 + "=="
+SENDGRID = {
+    "HEARBACK_MAIL": "sendgrid", "SENDGRID_API_KEY": "SG.hush", "SENDGRID_WEBHOOK_PUBLIC_KEY": KEY,
+}  # fmt: skip
+TWILIO = {
+    "HEARBACK_SMS": "twilio", "TWILIO_ACCOUNT_SID": "AC1", "TWILIO_AUTH_TOKEN": "hush",
+    "TWILIO_FROM": "+14155550100",
+}  # fmt: skip
+SMTP = {"HEARBACK_MAIL": "smtp", "SMTP_HOST": "mail.example.org"}
+
+
+def test_knows_of_providers_what_is_chosen_and_nothing_else(tmp_path: Path) -> None:
+    settings = load(environment(tmp_path, **SENDGRID, **TWILIO))
+    assert settings.sendgrid is not None and settings.twilio is not None and settings.smtp is None
+    assert settings.sendgrid.url == "https://api.sendgrid.com" and len(settings.sendgrid.webhook_key) == 91
+    assert (settings.twilio.sender, settings.twilio.service_sid) == ("+14155550100", "")
+    assert not settings.uses_mailbox and "hush" not in repr(settings)
+    mailbox = {"HEARBACK_MAIL": "mailbox", "HEARBACK_SMS": "mailbox"}
+    unchosen = load(environment(tmp_path, **(SENDGRID | TWILIO | mailbox)))
+    assert unchosen.uses_mailbox and (unchosen.sendgrid, unchosen.twilio) == (None, None)
+
+
+def test_provider_keys_come_from_files_too(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("SG.of-the-file\n")
+    given = environment(tmp_path, **SENDGRID, SENDGRID_API_KEY_FILE=str(tmp_path / "key"))
+    del given["SENDGRID_API_KEY"]
+    settings = load(given)
+    assert settings.sendgrid is not None and settings.sendgrid.api_key == "SG.of-the-file"
+
+
+def test_a_mail_server_has_the_port_of_its_kind_of_tls(tmp_path: Path) -> None:
+    for tls, port in (("starttls", 587), ("tls", 465), ("none", 25)):
+        settings = load(environment(tmp_path, **SMTP, SMTP_TLS=tls))
+        assert settings.smtp is not None and settings.smtp.port == port
+
+
+@pytest.mark.parametrize(
+    ("given", "changes", "named"),
+    [
+        (SENDGRID, {"SENDGRID_API_KEY": ""}, "SENDGRID_API_KEY is not set"),
+        (SENDGRID, {"SENDGRID_API_KEY": "two words"}, "SENDGRID_API_KEY"),
+        (SENDGRID, {"SENDGRID_WEBHOOK_PUBLIC_KEY": ""}, "SENDGRID_WEBHOOK_PUBLIC_KEY is not set"),
+        (SENDGRID, {"SENDGRID_WEBHOOK_PUBLIC_KEY": KEY[:-8]}, "SENDGRID_WEBHOOK_PUBLIC_KEY"),
+        (SENDGRID, {"SENDGRID_WEBHOOK_PUBLIC_KEY": "é"}, "SENDGRID_WEBHOOK_PUBLIC_KEY"),
+        (SENDGRID, {"SENDGRID_API_URL": "api.sendgrid.com"}, "SENDGRID_API_URL"),
+        (SENDGRID, {"HEARBACK_EXTRA_CA": "not PEM"}, "HEARBACK_EXTRA_CA"),
+        (TWILIO, {"TWILIO_ACCOUNT_SID": ""}, "TWILIO_ACCOUNT_SID is not set"),
+        (TWILIO, {"TWILIO_ACCOUNT_SID": "SK1"}, "TWILIO_ACCOUNT_SID"),
+        (TWILIO, {"TWILIO_AUTH_TOKEN": ""}, "TWILIO_AUTH_TOKEN is not set"),
+        (TWILIO, {"TWILIO_AUTH_TOKEN": "two words"}, "TWILIO_AUTH_TOKEN"),
+        (TWILIO, {"TWILIO_FROM": ""}, "TWILIO_FROM is not set"),
+        (TWILIO, {"TWILIO_FROM": "0123 456"}, "TWILIO_FROM"),
+        (TWILIO, {"TWILIO_MESSAGING_SERVICE_SID": "MG1"}, "both set"),
+        (TWILIO, {"TWILIO_FROM": "", "TWILIO_MESSAGING_SERVICE_SID": "XX"}, "TWILIO_MESSAGING_SERVICE_SID"),
+        (TWILIO, {"TWILIO_API_KEY": "SK1"}, "TWILIO_API_SECRET is not set"),
+        (SMTP, {"SMTP_HOST": ""}, "SMTP_HOST is not set"),
+        (SMTP, {"SMTP_TLS": "ssl"}, "SMTP_TLS"),
+        (SMTP, {"SMTP_PORT": "0"}, "SMTP_PORT"),
+        (SMTP, {"SMTP_USER": "u"}, "SMTP_PASSWORD is not set"),
+        (SMTP, {"SMTP_TLS": "none", "SMTP_USER": "u", "SMTP_PASSWORD": "p"}, "SMTP_TLS"),
+    ],
+)
+def test_names_what_a_provider_still_needs(
+    tmp_path: Path, given: dict[str, str], changes: dict[str, str], named: str
+) -> None:
+    with pytest.raises(BadSettings, match=named):
+        load(environment(tmp_path, **(given | changes)), first_start=True)
+
+
 def test_leaves_the_environment_as_it_was(tmp_path: Path) -> None:
     before = dict(os.environ)
     load(environment(tmp_path))
@@ -101,63 +171,6 @@ def test_derives_a_key_per_purpose_and_accepts_the_previous_secret(tmp_path: Pat
 def test_shows_no_secret(tmp_path: Path) -> None:
     shown = repr(load(environment(tmp_path)))
     assert SECRET not in shown and "postgresql" not in shown
-
-
-KEY = (
-    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE83T4O/n84iotIvIW4mdBgQ/7dAfSmpqIM8kF9mN1flpVKS3GRqe62gw+2fNNRaINXvVp"
-    "iglSI8eNEc6wEA3F+g=="
-)
-SENDGRID = {"HEARBACK_MAIL": "sendgrid", "SENDGRID_API_KEY": "SG.x", "SENDGRID_WEBHOOK_PUBLIC_KEY": KEY}
-TWILIO = {
-    "HEARBACK_SMS": "twilio",
-    "TWILIO_ACCOUNT_SID": "AC1",
-    "TWILIO_AUTH_TOKEN": "a-token",
-    "TWILIO_FROM": "+14155550100",
-}
-SMTP = {"HEARBACK_MAIL": "smtp", "SMTP_HOST": "mail.example.org"}
-
-
-def test_providers_are_known_by_their_own_names_and_from_files(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("a-token\n")
-    twilio = {name: value for name, value in TWILIO.items() if name != "TWILIO_AUTH_TOKEN"}
-    settings = load(
-        environment(tmp_path, **SENDGRID, **twilio, TWILIO_AUTH_TOKEN_FILE=str(tmp_path / "token"))
-    )
-    assert (
-        settings.sendgrid and settings.sendgrid.api_key == "SG.x" and len(settings.sendgrid.webhook_key) == 91
-    )
-    assert settings.twilio and settings.twilio.auth_token == "a-token"
-    assert not settings.uses_mailbox
-    assert "SG.x" not in repr(settings) and "a-token" not in repr(settings)
-
-
-def test_a_mail_server_has_the_port_of_its_way_of_encrypting(tmp_path: Path) -> None:
-    for tls, port in (("starttls", 587), ("tls", 465), ("none", 25)):
-        settings = load(environment(tmp_path, **SMTP, SMTP_TLS=tls))
-        assert settings.smtp and settings.smtp.port == port
-
-
-@pytest.mark.parametrize(
-    ("given", "named"),
-    [
-        ({**SENDGRID, "SENDGRID_API_KEY": ""}, "SENDGRID_API_KEY"),
-        ({**SENDGRID, "SENDGRID_WEBHOOK_PUBLIC_KEY": "bm8="}, "SENDGRID_WEBHOOK_PUBLIC_KEY"),
-        ({**SENDGRID, "SENDGRID_API_URL": "nowhere"}, "SENDGRID_API_URL"),
-        ({**TWILIO, "TWILIO_AUTH_TOKEN": ""}, "TWILIO_AUTH_TOKEN"),
-        ({**TWILIO, "TWILIO_AUTH_TOKEN": "two words"}, "TWILIO_AUTH_TOKEN"),
-        ({**TWILIO, "TWILIO_FROM": ""}, "TWILIO_MESSAGING_SERVICE_SID"),
-        ({**TWILIO, "TWILIO_MESSAGING_SERVICE_SID": "MG1"}, "one of them"),
-        ({**TWILIO, "TWILIO_API_KEY": "SK1"}, "TWILIO_API_SECRET"),
-        ({**SMTP, "SMTP_HOST": ""}, "SMTP_HOST"),
-        ({**SMTP, "SMTP_USER": "hearback"}, "SMTP_PASSWORD"),
-        ({**SMTP, "SMTP_USER": "h", "SMTP_PASSWORD": "p", "SMTP_TLS": "none"}, "in the clear"),
-        ({"HEARBACK_MAIL": "pigeon"}, "HEARBACK_MAIL"),
-        ({"HEARBACK_EXTRA_CA": "no certificate"}, "HEARBACK_EXTRA_CA"),
-    ],
-)
-def test_what_a_provider_lacks_is_named(tmp_path: Path, given: dict[str, str], named: str) -> None:
-    with pytest.raises(BadSettings, match=named):
-        load(environment(tmp_path, **given))
 
 
 BROKERS = "kafka-1:9092, kafka-2:9092"

@@ -27,6 +27,7 @@ class _Request(Schema):
     customer_id = fields.UUID(required=True)
     response_id = fields.UUID(load_default=None, allow_none=True)
     prefer_channel = fields.String(load_default=None, allow_none=True)
+    claim = fields.String(load_default=None, allow_none=True, validate=validate.Length(max=100))
 
 
 class _Result(Schema):
@@ -39,6 +40,7 @@ class _Result(Schema):
     )
     provider_id = fields.String(load_default=None, allow_none=True)
     reason = fields.String(load_default=None, allow_none=True)
+    claim = fields.String(load_default=None, allow_none=True)
 
 
 class _Requests(Schema):
@@ -62,6 +64,7 @@ def take() -> Any:
             str(one["customer_id"]),
             response_id=str(one["response_id"]) if one["response_id"] else None,
             prefer_channel=one["prefer_channel"],
+            claim=one["claim"],
         )
         for one in data["requests"]
     ]
@@ -89,12 +92,12 @@ def take() -> Any:
 @bp.post("/survey/internal/permits/settle")
 @service_call
 def settled() -> Any:
-    """Notes how the hand-overs ended; the same again changes nothing."""
+    """Notes how the hand-overs ended; the same again, and late words on an earlier permit, change nothing."""
     data = _Results().load(request.get_json(force=True))
     results = [
-        settle.Result(str(one["id"]), one["result"], one["provider_id"], one["reason"])
+        settle.Result(str(one["id"]), one["result"], one["provider_id"], one["reason"], one["claim"])
         for one in data["results"]
     ]
     with service().db.transaction() as tx:
-        settle.notices(tx, results)
+        settle.notices(tx, results, opt_out_fingerprints())
     return "", 204

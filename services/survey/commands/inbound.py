@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from psycopg2.extras import Json
@@ -28,12 +28,27 @@ class Received:
 
 
 def receive(
-    tx: Tx, provider_id: str, phone: str, text: str, at: datetime, fingerprints: Fingerprints
+    tx: Tx,
+    provider_id: str,
+    phone: str,
+    text: str,
+    at: datetime,
+    fingerprints: Fingerprints,
+    keyword: sms.Keyword | None = None,
 ) -> Received:
-    """Takes in one text message; its id makes a repetition harmless (the caller checks it)."""
+    """Takes in one text message. The same `provider_id` again does nothing (of two at once the caller lets
+    the second wait).
+
+    `keyword` is what the provider took the text for, by words of its own, and has answered itself: it
+    then counts, and gets no second reply.
+    """
+    if tx.one("SELECT 1 FROM inbound WHERE provider_id = %s", (provider_id,)):
+        return Received("repeated")
     text = (tidy_comment(text) or "")[:MAX_TEXT]
     customer = tx.one("SELECT id, account_id FROM customer WHERE phone = %s FOR NO KEY UPDATE", (phone,))
     reading = sms.read(text)
+    if keyword:
+        reading = replace(reading, keyword=keyword)
     if customer is None:
         if reading.keyword == "stop":
             opt_out.stop_address(tx, "sms", phone, "stop", fingerprints)
@@ -42,7 +57,7 @@ def receive(
     customer_id = str(customer["id"])
     invitation = _invitation(tx, customer_id)
     invitation_id = str(invitation["id"]) if invitation else None
-    if invitation and invitation["answered"] and sms.counts_something(text):
+    if invitation and invitation["answered"] and not keyword and sms.counts_something(text):
         reading = sms.Reading(comment=text)
     effect = "message"
     answered = False
@@ -69,7 +84,7 @@ def receive(
             "channel": "sms",
         }
         facts.publish(tx, [facts.message_received(row | {"text": text, "at": at})])
-    if reading.keyword != "stop" and (answered or effect in ("start", "help")):
+    if reading.keyword != "stop" and not keyword and (answered or effect in ("start", "help")):
         _reply(
             tx,
             inbound_id,
@@ -83,10 +98,11 @@ def receive(
 
 def stopped_by(tx: Tx, provider_id: str) -> str | None:
     """The customer whom a text that was taken in before has opted out; None when it has not."""
-    row = tx.one("SELECT customer_id, text FROM inbound WHERE provider_id = %s", (provider_id,))
-    if row is None or row["customer_id"] is None or sms.read(row["text"]).keyword != "stop":
+    row = tx.one("SELECT customer_id, text, effect FROM inbound WHERE provider_id = %s", (provider_id,))
+    if row is None or row["customer_id"] is None:
         return None
-    return str(row["customer_id"])
+    stopped = row["effect"] == "stop" or sms.read(row["text"]).keyword == "stop"
+    return str(row["customer_id"]) if stopped else None
 
 
 def _invitation(tx: Tx, customer_id: str) -> Row | None:

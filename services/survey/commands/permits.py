@@ -29,7 +29,8 @@ class Request:
     """What a sender wants to hand over. `id` is the delivery's and will be the permit's.
 
     `response_id` is what a notice is about; `prefer_channel` where a notice would rather go. A
-    `channel` is fixed for messages whose text is made for it (invitations, replies).
+    `channel` is fixed for messages whose text is made for it (invitations, replies). `claim` says which of
+    the asker's tries this is; whoever settles the permit says it again.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Request:
     response_id: str | None = None
     prefer_channel: str | None = None
     channel: str | None = None
+    claim: str | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -248,7 +250,7 @@ def _claim(tx: Tx, granted: Sequence[tuple[Request, str]], written_to: Mapping[s
                 tx.now,
                 tx.now + LIFETIME,
                 1,
-                Json({"written_to": written_to[r.id]}),
+                Json({"written_to": written_to[r.id]} | ({"claim": r.claim} if r.kind == "notice" else {})),
             )
             for r, channel in granted
         ],

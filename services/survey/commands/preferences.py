@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 
@@ -15,6 +16,10 @@ from shared.ids import hash_token
 # How long an opt-out waits for permits that are out; after that it is acknowledged all the same.
 WAIT = 2.0
 _POLL = 0.05
+# So many requests of a process wait at once, half of its threads (`shared.embedded.web`). The others are for
+# those who tell us what became of the messages that are waited for, and for everybody else.
+WAITERS = 2
+_places = threading.BoundedSemaphore(WAITERS)
 
 
 def owner(tx: Tx, token: str) -> tuple[str, str]:
@@ -51,16 +56,27 @@ def change(
     return customer_id, chosen if verb == "stop" else ()
 
 
-def wait(db: Database, customer_id: str, channels: Sequence[str], limit: float = WAIT) -> bool:
-    """Waits until nothing is on its way on these channels, at most `limit` seconds. Returns whether something
-    is: then whoever opted out is to be told so.
+def wait(db: Database, customer_id: str, channels: Sequence[str], limit: float | None = None) -> bool:
+    """Waits until nothing is on its way on these channels, at most `limit` (`WAIT`) seconds. Returns whether
+    something is: then whoever opted out is to be told so. With `WAITERS` others at it, it does not wait.
 
     The opt-out is committed before: no new permit can be granted meanwhile.
     """
-    give_up = time.monotonic() + limit
-    while True:
-        with db.transaction() as tx:
-            remains = any(permits.outstanding(tx, customer_id, channel) for channel in channels)
-        if not remains or time.monotonic() >= give_up:
-            return remains
-        time.sleep(_POLL)
+    give_up = time.monotonic() + (WAIT if limit is None else limit)
+    if not _on_its_way(db, customer_id, channels):
+        return False
+    if not _places.acquire(blocking=False):
+        return True
+    try:
+        while time.monotonic() < give_up:
+            time.sleep(_POLL)
+            if not _on_its_way(db, customer_id, channels):
+                return False
+        return True
+    finally:
+        _places.release()
+
+
+def _on_its_way(db: Database, customer_id: str, channels: Sequence[str]) -> bool:
+    with db.transaction() as tx:
+        return any(permits.outstanding(tx, customer_id, channel) for channel in channels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 from services.survey import messages
 from services.survey.addresses import fingerprints
@@ -24,15 +23,15 @@ def make_sender(
     settings: Settings, db: Database, clock: Clock, transports: Callable[[str], Transport] | None = None
 ) -> Sender:
     """The sender of survey's own messages; `transports` stands in for the settings' choice in tests."""
-    ways = transports or lru_cache(maxsize=4)(lambda channel: transport(settings, channel))
+    known = fingerprints(settings.keys("opt-out"))
     return Sender(
         db=db,
         clock=clock,
         kinds=KINDS,
-        transport=ways,
+        transport=transports or (lambda channel: transport(settings, channel)),
         permits=lambda batch: _permits(settings, db, batch),
         render=_render,
-        settled=settle.settled,
+        settled=lambda tx, outcomes: settle.settled(tx, outcomes, known),
     )
 
 

@@ -11,8 +11,8 @@ from psycopg2.extras import Json
 
 from services.survey import facts, store
 from services.survey.addresses import Fingerprints
-from services.survey.commands import opt_out
-from shared.channels import ledger
+from services.survey.commands import opt_out, permits
+from shared.channels import OPTED_OUT, ledger
 from shared.channels.sender import Outcome
 from shared.db import Row, Tx
 from shared.errors import Conflict, NotFound
@@ -29,9 +29,10 @@ class Result:
     result: Literal["handed", "failed", "uncertain", "returned"]
     provider_id: str | None = None
     reason: str | None = None
+    claim: str | None = None
 
 
-def settled(tx: Tx, outcomes: Sequence[Outcome]) -> None:
+def settled(tx: Tx, outcomes: Sequence[Outcome], fingerprints: Fingerprints) -> None:
     """Follows the ledger for survey's own messages, in the transaction that settled them there."""
     rows = _locked(tx, [outcome.delivery.id for outcome in outcomes])
     refused, sent = [], []
@@ -47,25 +48,44 @@ def settled(tx: Tx, outcomes: Sequence[Outcome]) -> None:
         elif outcome.result == "failed" and state == "failed":
             _invitation_state(tx, row, "failed", ("queued", "uncertain"))
             facts.publish(tx, [facts.delivery_reported(row, "failed", row["reason"], tx.now)])
+            _heed(tx, row, fingerprints)
         elif outcome.result == "refused" and state == "refused":
             refused.append(row)
     mark_sent(tx, sent)
     _skip(tx, refused)
 
 
-def notices(tx: Tx, results: Sequence[Result]) -> None:
-    """Settles permits that followup had; the same result again changes nothing."""
+def notices(tx: Tx, results: Sequence[Result], fingerprints: Fingerprints) -> None:
+    """Settles permits that followup had; the same result again changes nothing.
+
+    What may have left counts whenever it is told; that nothing has left counts for its own permit alone.
+    """
     failed = []
     for result in results:
         if result.result == "handed":
             ledger.handed(tx, {result.id: result.provider_id})
         elif result.result == "uncertain":
             ledger.uncertain(tx, result.id, result.reason or "")
+        elif not _is_of_this_permit(tx, result):
+            continue
         # Failed for good or for now: either way it gives the budget back, and a new permit may be asked for.
         elif ledger.failed(tx, result.id, result.reason or result.result) and result.result == "failed":
             failed.append(result.id)
     for row in _locked(tx, failed).values():
         facts.publish(tx, [facts.delivery_reported(row, "failed", row["reason"], tx.now)])
+        _heed(tx, row, fingerprints)
+
+
+def _is_of_this_permit(tx: Tx, result: Result) -> bool:
+    """Whether a result is about the permit that is out, and not about an earlier one of the same message."""
+    row = tx.one(
+        "SELECT data->>'claim' AS claim, claimed_at FROM delivery WHERE id = %s FOR UPDATE", (result.id,)
+    )
+    if row is None or row["claim"] is None:
+        return True
+    if result.claim is None:  # nobody knows any more: then it is none that may still be used
+        return bool(row["claimed_at"] <= tx.now - permits.LIFETIME)
+    return bool(result.claim == row["claim"])
 
 
 def report(
@@ -94,15 +114,53 @@ def report(
             "UPDATE delivery SET data = data || %s WHERE id = %s",
             (Json({"complained_at": at.isoformat()}), delivery_id),
         )
-    customer_id, channel = str(row["customer_id"]), row["channel"]
+        _opt_out(tx, row, "complaint", fingerprints)
+    elif state == "bounced" and _theirs(tx, row, fingerprints):
+        opt_out.bounced(tx, str(row["customer_id"]), row["channel"])
+    elif state == "failed":
+        _heed(tx, row, fingerprints)
+
+
+def taken(tx: Tx, delivery_id: str, provider_id: str | None) -> None:
+    """The provider says that it has this message and is at it: what was uncertain is handed over."""
+    row = tx.one("SELECT state FROM delivery WHERE id = %s FOR UPDATE", (delivery_id,))
+    if row is None or row["state"] not in ("claimed", "uncertain"):
+        return
+    ledger.handed(tx, {delivery_id: provider_id})
+    mark_sent(tx, list(_locked(tx, [delivery_id]).values()))
+
+
+def unsubscribed(tx: Tx, delivery_id: str, fingerprints: Fingerprints) -> tuple[str, str] | None:
+    """Whoever got this message told the provider to stop: that is an opt-out. An unknown one is none.
+
+    Returns the customer and the channel whose permits are to be waited for.
+    """
+    row = _locked(tx, [delivery_id]).get(delivery_id) if is_id(delivery_id) else None
+    if row is None:
+        return None
+    _opt_out(tx, row, "link", fingerprints)
+    return str(row["customer_id"]), row["channel"]
+
+
+def _heed(tx: Tx, row: Row, fingerprints: Fingerprints) -> None:
+    """A message that failed because its recipient opted out at the provider opts them out here as well."""
+    if row["reason"] == OPTED_OUT:
+        _opt_out(tx, row, "stop", fingerprints)
+
+
+def _theirs(tx: Tx, row: Row, fingerprints: Fingerprints) -> bool:
+    """Whether the message went to the address that its customer has now."""
     written_to = bytes.fromhex(row["data"].get("written_to", ""))
-    theirs = not written_to or opt_out.is_theirs(tx, customer_id, channel, written_to, fingerprints)
-    if state == "bounced" and theirs:
-        opt_out.bounced(tx, customer_id, channel)
-    elif state == "complained" and theirs:
-        opt_out.opt_out(tx, customer_id, channel, "complaint", fingerprints)
-    elif state == "complained":  # their address was corrected since: it is the old one that complained
-        store.add_opt_outs(tx, [(channel, written_to, tx.now, "complaint")])
+    return not written_to or opt_out.is_theirs(
+        tx, str(row["customer_id"]), row["channel"], written_to, fingerprints
+    )
+
+
+def _opt_out(tx: Tx, row: Row, source: str, fingerprints: Fingerprints) -> None:
+    if _theirs(tx, row, fingerprints):
+        opt_out.opt_out(tx, str(row["customer_id"]), row["channel"], source, fingerprints)
+    else:  # their address was corrected since: it is the old one that opted out
+        store.add_opt_outs(tx, [(row["channel"], bytes.fromhex(row["data"]["written_to"]), tx.now, source)])
 
 
 def _locked(tx: Tx, ids: Sequence[str]) -> dict[str, Row]:

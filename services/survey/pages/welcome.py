@@ -106,6 +106,7 @@ def _page(tx: Tx, step: str, wrong: Wrong, form: Row | None = None) -> str:
         wrong=wrong,
         regions=import_pages.region_choices() if step == "import" else [],
         tests=_tests(tx) if step == "test" else [],
+        mailbox=service().settings.uses_mailbox,
         email=request.form.get("email", actor().email),
         phone=request.form.get("phone", ""),
         program=programs.ensure_default(tx) if step == "ask" else None,

@@ -1,4 +1,4 @@
-"""The mailbox's webhooks: one event each, signed over timestamp and raw body."""
+"""The mailbox's webhook: what became of a message, and what a customer wrote back."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
-from services.survey.webhooks import effects
+from services.survey.commands import settle
+from services.survey.edge import opt_out_fingerprints
+from services.survey.webhooks.once import fresh, text
 from shared.channels import mailbox
-from shared.errors import Invalid
+from shared.errors import Invalid, NotFound
 from shared.web import body_limit, public, service
-
-bp = Blueprint("mailbox_webhooks", __name__)
 
 
 class MailboxEvent(Schema):
@@ -41,7 +41,11 @@ _EVENT = MailboxEvent()
 REPORTS = ("delivered", "bounced", "failed", "complained")
 
 
-@bp.post("/webhooks/mailbox")
+def register(bp: Blueprint) -> None:
+    """Adds the route."""
+    bp.add_url_rule("/webhooks/mailbox", view_func=mailbox_event, methods=["POST"])
+
+
 @public(csrf=False)
 @body_limit(65_536)
 def mailbox_event() -> Response:
@@ -51,6 +55,8 @@ def mailbox_event() -> Response:
     STOP that one message was already on its way: `{"on_its_way": true}`.
     """
     here = service()
+    if not here.settings.uses_mailbox:
+        raise NotFound("There is no such page.")
     body = request.get_data(cache=False)
     headers = request.headers
     mailbox.verify(
@@ -66,8 +72,11 @@ def mailbox_event() -> Response:
         raise Invalid("This event cannot be read.", slug="bad-event") from error
     at: datetime = min(event["at"].astimezone(UTC), here.clock.now())
     if event["type"] == "inbound":
-        if effects.text("mailbox", event["id"], event["sender"], event["text"] or "", at):
+        if text("mailbox", event["id"], event["sender"], event["text"] or "", at):
             return jsonify(on_its_way=True)
     elif event["type"] in REPORTS:
-        effects.fate("mailbox", event["id"], event["delivery_id"] or "", event["type"], event["reason"], at)
+        with here.db.transaction() as tx:
+            if fresh(tx, "mailbox", event["id"]):
+                report = (event["delivery_id"] or "", event["type"], event["reason"], at)
+                settle.report(tx, *report, opt_out_fingerprints())
     return Response(status=204)

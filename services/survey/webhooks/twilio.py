@@ -1,88 +1,101 @@
-"""Twilio's webhooks: what customers write back, and what became of our texts."""
+"""Twilio's webhooks: texts from customers, and what became of ours, in any order and perhaps repeated."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from collections.abc import Mapping
 
 from flask import Blueprint, Response, request
-from werkzeug.datastructures import MultiDict
 
-from services.survey.commands.settle import Report
-from services.survey.webhooks import effects
-from shared.channels import twilio_signature
-from shared.errors import Forbidden, Invalid
-from shared.settings import Twilio
+from services.survey.commands import settle
+from services.survey.domain.sms import Keyword
+from services.survey.edge import opt_out_fingerprints
+from services.survey.webhooks.once import fresh, text
+from shared.channels import OPTED_OUT, twilio
+from shared.db import Tx
+from shared.errors import Invalid, NotFound
+from shared.ids import is_id
 from shared.web import body_limit, public, service
 
-bp = Blueprint("twilio_webhooks", __name__)
-
-STATES: dict[str, Report] = {"delivered": "delivered", "undelivered": "failed", "failed": "failed"}
-# The number does not exist, or cannot get texts: https://www.twilio.com/docs/api/errors
-_DEAD = frozenset({"30005", "30006"})
-# An answer without words: what we have to say goes out as a message of our own, through the ledger.
+# No reply in it: ours go through the ledger, under a permit, like every message.
 _NOTHING = '<?xml version="1.0" encoding="UTF-8"?><Response/>'
+_SID = re.compile(r"[A-Z]{2}[0-9a-zA-Z]{8,40}")
+_KEYWORDS: Mapping[str, Keyword] = {"STOP": "stop", "START": "start", "HELP": "help"}
 
 
-class _Signed(NamedTuple):
-    account: Twilio
-    form: MultiDict[str, str]
+def register(bp: Blueprint) -> None:
+    """Adds the routes."""
+    bp.add_url_rule(twilio.MESSAGE_PATH, view_func=twilio_message, methods=["POST"])
+    bp.add_url_rule(twilio.STATUS_PATH, view_func=twilio_status, methods=["POST"])
 
 
-def _signed() -> _Signed:
-    """The form, once it is known to come from Twilio, and about our account.
+@public(csrf=False)
+@body_limit(65_536)
+def twilio_message() -> Response:
+    """A customer's text. With Advanced Opt-Out, `OptOutType` says what Twilio took it for and answered."""
+    here = service()
+    given = _verified()
+    sid, sender = given.get("MessageSid", ""), given.get("From", "")
+    if not _SID.fullmatch(sid) or not re.fullmatch(r"[ -~]{3,100}", sender):
+        raise Invalid("This text cannot be read.", slug="bad-event")
+    keyword = _KEYWORDS.get(given.get("OptOutType", "").upper())
+    text("twilio", sid, sender, given.get("Body", ""), here.clock.now(), keyword)
+    return _nothing()
 
-    The URL is the public one, whatever a proxy has made of it: that is what Twilio signed.
-    """
-    effects.only_when_chosen("twilio")
+
+@public(csrf=False)
+@body_limit(65_536)
+def twilio_status() -> Response:
+    """What became of a text of ours; the delivery's id is in the address that we gave Twilio."""
+    here = service()
+    given = _verified()
+    sid, status = given.get("MessageSid", ""), given.get("MessageStatus", "").lower()
+    delivery_id = request.args.get(twilio.ARGUMENT, "")
+    if not _SID.fullmatch(sid) or not re.fullmatch(r"[a-z_]{1,40}", status):
+        raise Invalid("This report cannot be read.", slug="bad-event")
+    meaning = _meaning(status, given.get("ErrorCode", ""))
+    if not is_id(delivery_id):
+        return _nothing()
+    with here.db.transaction() as tx:
+        if _ours(tx, delivery_id):
+            if meaning is None:  # some carriers never say more than "sent"
+                settle.taken(tx, delivery_id, sid)
+            elif fresh(tx, "twilio", f"{sid}:{status}"):
+                settle.report(tx, delivery_id, *meaning, here.clock.now(), opt_out_fingerprints())
+    return _nothing()
+
+
+def _verified() -> Mapping[str, str]:
     settings = service().settings
-    account = settings.twilio
-    assert account is not None  # noqa: S101 (it is chosen)
-    query = request.query_string.decode("ascii", "replace")
-    url = f"{settings.public_url}{request.path}{'?' if query else ''}{query}"
-    form = request.form
-    twilio_signature.verify(account, url, form, request.headers.get(twilio_signature.HEADER))
-    if form.get("AccountSid") != account.account_sid:
-        raise Forbidden("This webhook is about another account.", slug="foreign-account")
-    return _Signed(account, form)
+    if settings.twilio is None:
+        raise NotFound("There is no such page.")
+    body = request.get_data()
+    return twilio.verify(
+        settings,
+        request.path,
+        request.query_string.decode("latin-1"),
+        request.form,
+        body,
+        request.headers.get(twilio.SIGNATURE_HEADER),
+    )
 
 
-@bp.post("/webhooks/twilio/message")
-@public(csrf=False)
-@body_limit(65_536)
-def message() -> Response:
-    """Takes in a customer's text, once. One to a number that is not ours has no effect."""
-    account, form = _signed()
-    sid, sender = form.get("MessageSid", ""), form.get("From", "")
-    if not sid or not sender:
-        raise Invalid("This message cannot be read.", slug="bad-event")
-    if _to_us(account, form):
-        # With its own opt-out words Twilio has already acted, and says what the customer meant.
-        words = form.get("OptOutType") or form.get("Body", "")
-        effects.text("twilio", sid, sender, words, service().clock.now())
+def _ours(tx: Tx, delivery_id: str) -> bool:
+    return tx.one("SELECT 1 FROM delivery WHERE id = %s AND channel = 'sms'", (delivery_id,)) is not None
+
+
+def _meaning(status: str, error: str) -> tuple[settle.Report, str | None] | None:
+    """The state a status reports, and why; None while the text is on its way."""
+    code = int(error) if error.isascii() and error.isdigit() and len(error) <= 6 else 0
+    if status in ("delivered", "read"):
+        return "delivered", None
+    if status not in ("failed", "undelivered", "canceled"):
+        return None
+    if code == twilio.STOPPED:
+        return "failed", OPTED_OUT
+    why = f"It could not be delivered{f' (Twilio error {code})' if code else ''}."
+    return ("bounced" if code in twilio.DEAD else "failed"), why
+
+
+def _nothing() -> Response:
     return Response(_NOTHING, content_type="text/xml; charset=utf-8")
-
-
-@bp.post("/webhooks/twilio/status")
-@public(csrf=False)
-@body_limit(65_536)
-def status() -> Response:
-    """Takes in what became of a text. Only last words count: their order does not matter."""
-    _, form = _signed()
-    sid, said = form.get("MessageSid", ""), form.get("MessageStatus", "")
-    if not sid or not said:
-        raise Invalid("This status cannot be read.", slug="bad-event")
-    state = STATES.get(said)
-    if state is not None:
-        code = form.get("ErrorCode", "")
-        if state == "failed" and code in _DEAD:
-            state = "bounced"
-        reason = f"{said} ({code})" if code else None
-        delivery = request.args.get("delivery", "")
-        effects.fate("twilio", f"{sid}:{said}", delivery, state, reason, service().clock.now())
-    return Response(status=204)
-
-
-def _to_us(account: Twilio, form: MultiDict[str, str]) -> bool:
-    if account.service_sid:
-        return form.get("MessagingServiceSid", account.service_sid) == account.service_sid
-    return form.get("To") == account.sender

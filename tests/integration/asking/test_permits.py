@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
-from services.survey.commands import opt_out
+from services.survey.commands import opt_out, preferences
 from shared.web import service_auth
 from tests.support.asking import Asking, score_link
 
@@ -101,6 +102,33 @@ def test_a_message_that_came_back_may_be_permitted_again(survey: Asking) -> None
     call(survey, "", body)
     call(survey, "/settle", {"results": [{"id": body["requests"][0]["id"], "result": "returned"}]})
     assert len(call(survey, "", body).json["granted"]) == 1
+
+
+def test_a_late_word_on_an_earlier_permit_closes_no_later_one(survey: Asking) -> None:
+    customer = survey.add()
+    wanted = request(customer, claim="the first")
+    assert call(survey, "", {"requests": [wanted]}).json["granted"]
+    returned = {"id": wanted["id"], "result": "returned", "claim": "the first"}
+    assert call(survey, "/settle", {"results": [returned]}).status_code == 204
+    assert call(survey, "", {"requests": [{**wanted, "claim": "the second"}]}).json["granted"]
+    nobody_knows = {"id": wanted["id"], "result": "returned", "claim": None}
+    for late in (returned, {**returned, "result": "failed"}, nobody_knows):
+        assert call(survey, "/settle", {"results": [late]}).status_code == 204
+        assert preferences.wait(survey.db, customer, ("email",), limit=0)
+    assert survey.events("delivery.reported") == []
+    # A permit that has run out may have been that of a sender that died.
+    survey.clock.advance(timedelta(seconds=61))
+    call(survey, "/settle", {"results": [nobody_knows]})
+    assert survey.one("SELECT state FROM delivery")["state"] == "failed"
+
+
+def test_what_has_left_counts_whenever_it_is_told(survey: Asking) -> None:
+    wanted = request(survey.add(), claim="the first")
+    call(survey, "", {"requests": [wanted]})
+    call(survey, "", {"requests": [{**wanted, "claim": "the second"}]})
+    handed = {"id": wanted["id"], "result": "handed", "provider_id": "p", "claim": "the first"}
+    call(survey, "/settle", {"results": [handed]})
+    assert survey.one("SELECT state FROM delivery")["state"] == "handed"
 
 
 def test_a_damaged_request_is_refused(survey: Asking) -> None:

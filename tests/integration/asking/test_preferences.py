@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
+from itertools import islice
 
-from services.survey.commands import permits, preferences
+import pytest
+
+from services.survey.commands import permits, preferences, tokens
 from services.survey.commands.permits import Request
 from shared.channels import UncertainError
+from shared.web import service_auth
 from tests.support.asking import Asking, preference_link, trail_link
 
 
@@ -91,13 +96,45 @@ def test_an_opt_out_ends_its_wait_when_the_message_is_settled(survey: Asking) ->
     def later() -> None:
         time.sleep(0.4)
         with survey.db.transaction() as tx:
-            settle.notices(tx, [settle.Result(request.id, "handed", "p")])
+            settle.notices(tx, [settle.Result(request.id, "handed", "p")], survey.fingerprints)
 
     thread = threading.Thread(target=later)
     thread.start()
     reply = survey.http.post(path, data={"action": "stop_email"}, headers={"Accept": "text/html"})
     thread.join()
     assert "late" not in reply.headers["Location"]
+
+
+def test_many_opt_outs_at_once_leave_threads_to_those_who_say_what_became_of_the_messages(
+    survey: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six customers opt out while their messages are on the way; a web process has four threads."""
+    monkeypatch.setattr(preferences, "WAIT", 60.0)
+    customers = [survey.add() for _ in range(6)]
+    requests = [Request(survey.db.ids.new(), "notice", survey.db.ids.new(), one) for one in customers]
+    with survey.db.transaction() as tx:
+        assert len(permits.take(tx, requests, "http://x", survey.fingerprints)[0]) == 6
+        minted = tokens.mint(tx, [(one, one, ("invitation", None), "email") for one in customers], "")
+    paths = [minted[one]["preferences"] for one in customers]
+
+    def opt_out(path: str) -> str:
+        return str(survey.app.test_client().post(path, data={"List-Unsubscribe": "One-Click"}).text)
+
+    def settle(request: Request) -> int:
+        body = {"results": [{"id": request.id, "result": "handed", "provider_id": "p"}]}
+        headers = service_auth.header(survey.settings, "permits", survey.clock)
+        path = "/survey/internal/permits/settle"
+        return int(survey.app.test_client().post(path, json=body, headers=headers).status_code)
+
+    with ThreadPoolExecutor(4) as web:
+        answers = [web.submit(opt_out, path) for path in paths]
+        told = [answer.result() for answer in islice(as_completed(answers, 30), 4)]
+        assert all("already on its way" in text for text in told)
+        assert {web.submit(settle, request).result(30) for request in requests} == {204}
+        # Those who waited hear that nothing comes any more.
+        assert [answer.result(30) for answer in answers].count("") == 2
+    rows = survey.all("SELECT email_opt_out_at FROM customer")
+    assert all(row["email_opt_out_at"] for row in rows)
 
 
 def test_a_permit_and_an_opt_out_at_once_never_miss_each_other(survey: Asking) -> None:

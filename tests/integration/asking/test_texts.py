@@ -90,7 +90,7 @@ def test_a_stop_and_its_repetition_say_when_a_message_was_on_its_way(
         reply = survey.text(PHONE, "STOP", "the-same-text")
         assert (reply.status_code, reply.json) == (200, {"on_its_way": True})
     with survey.db.transaction() as tx:
-        settle.notices(tx, [settle.Result(request.id, "handed", "p")])
+        settle.notices(tx, [settle.Result(request.id, "handed", "p")], survey.fingerprints)
     assert survey.text(PHONE, "STOP", "the-same-text").status_code == 204
 
 
