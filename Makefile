@@ -58,7 +58,8 @@ format: test-environment ## Put the code into its format
 .PHONY: lock
 lock: test-environment ## Pin the newest versions of all requirements
 	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header pyproject.toml -o requirements.txt
-	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group test -c requirements.txt -o requirements-test.txt
+	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group embedded -c requirements.txt -o requirements-embedded.txt
+	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group test -c requirements.txt -c requirements-embedded.txt -o requirements-test.txt
 	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group bootstrap -o requirements-bootstrap.txt
 
 .PHONY: environment

@@ -13,6 +13,7 @@ from psycopg2 import sql
 
 from shared.embedded.owner import Owner, find_owner
 from shared.embedded.postgres import Postgres
+from shared.logins import create_database
 from shared.migrate import migrate
 from shared.settings import DATABASES
 
@@ -54,7 +55,7 @@ class TestPostgres:
         connection = self.server.connect()
         try:
             with connection.cursor() as cur:
-                self.server.create_database(cur, name, role, template)
+                create_database(cur, name, role, template)
         finally:
             connection.close()
         return self.server.url(role, name)
