@@ -48,8 +48,8 @@ class Settings:
     `reporting`, `log`, those that are known; `admin_database_url` is for making these databases. `secret`
     is at least 32 characters. `trusted_proxies` is how many reverse proxies stand in front of us and set
     X-Forwarded-…; with 0 those headers are not believed. `log` is None when nobody chose one: then it is
-    the one in use (`shared.log.in_use`), at the beginning the embedded one. What a provider needs is None unless it is chosen. `extra_ca` are certificates (PEM) trusted besides
-    the system's.
+    the one in use (`shared.log.in_use`), at the beginning the embedded one. What a provider needs is None
+    unless it is chosen. `extra_ca` are certificates (PEM) trusted besides the system's.
     """
 
     home: Path
