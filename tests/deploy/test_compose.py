@@ -95,7 +95,9 @@ def test_the_loop_goes_round_through_the_proxy(asked: Asked) -> None:
     made = client.api("POST", "/followup/api/changes", {**change, "theme_ids": [theme["id"]]}, once="change")
     published = compose.wait(lambda: _published(client, made["id"]), "the audience of one")
     assert published["state"] == "published"
-    mails.tell_helped(ada, _mail(asked, "ada@brightworks.example", "helped=yes"), True)
+    notice = _mail(asked, "ada@brightworks.example", "helped=yes")
+    compose.wait(lambda: "Saturday deliveries" in _text(page.url), "the trail to show the change")
+    mails.tell_helped(ada, notice, True)
 
     stages = "asked delivered answered tasked in_time resolved told helped".split()
     compose.wait(lambda: [_count(client, stage) for stage in stages] == [1] * 8, "reporting to count it all")
