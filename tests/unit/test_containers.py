@@ -1,4 +1,4 @@
-"""What containers need of the program: secrets made once, its own database only, and a cheap look at health."""
+"""What containers need of the program: secrets made once, its own database only, a cheap look at health."""
 
 from __future__ import annotations
 
