@@ -9,30 +9,36 @@ import time
 from typing import Any
 
 import click
+import structlog
 
 from shared import telemetry
 from shared.cli import show
 from shared.cli.owner import become_owner
 from shared.clock import SystemClock
-from shared.db import Database
+from shared.db import Database, is_transient
 from shared.embedded import processes, readiness
+from shared.embedded.app import MAILBOX
 from shared.events.catalog import TOPICS
+from shared.events.workers import brief
 from shared.ids import SystemIds
 from shared.log import in_use
+from shared.migrate import head, version
 from shared.migrate import migrate as migrate_database
 from shared.roles import ROLES, RoleContext, Worker, load_roles
 from shared.settings import DATABASES, SERVICES, Settings, home_folder, load
 
 _SERVICE = click.Choice(SERVICES)
+_log = structlog.get_logger("hearback.roles")
 
 
 @click.command()
-@click.argument("service", type=_SERVICE)
+@click.argument("service", type=click.Choice((*SERVICES, MAILBOX)))
 @click.argument("roles", nargs=-1, type=click.Choice(("web", *ROLES)), metavar="[ROLE]…")
 def run(service: str, roles: tuple[str, ...]) -> None:
     """Run ROLES of SERVICE in the foreground: web, or any of relay, consumer, sender, clock.
 
-    Without a role all but web. SIGTERM ends it when what it is at is done.
+    Without a role all but web. SIGTERM ends it when what it is at is done. The mailbox, the stand-in for
+    providers of mail and SMS, is served by `run mailbox web`.
     """
     become_owner(home_folder())
     if "web" in roles:
@@ -42,8 +48,11 @@ def run(service: str, roles: tuple[str, ...]) -> None:
 
         serve([service], name=f"{service}-web")
         return
-    settings = load()
-    in_use.require(database(settings, service), settings)
+    if service == MAILBOX:
+        raise click.UsageError("The mailbox has one role: web.")
+    settings = load(databases=[service])
+    if settings.log != "kafka":
+        settings.database_urls["log"]  # it is where the embedded log is, and missing it is said now
     telemetry.set_up(f"{service}-worker")
     known = load_roles(service)
     missing = [role for role in roles if role not in known]
@@ -54,9 +63,35 @@ def run(service: str, roles: tuple[str, ...]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     context = RoleContext(settings, service, SystemClock(), SystemIds(), database(settings, service))
+    if not _tables_are_there(context, stop):
+        return
     name = service if not roles else "-".join([service, *wanted])
     with processes.pid_file(settings.home, f"worker-{name}"):
         Worker(context, {role: known[role](context) for role in wanted}, name).run(stop)
+
+
+def _tables_are_there(context: RoleContext, stop: threading.Event) -> bool:
+    """Waits until the database answers with the tables that this program needs; False when told to stop.
+
+    Raises `WrongLog` when events are on another log than the settings name.
+    """
+    service, said = context.service, ""
+    while not stop.is_set():
+        try:
+            found = version(service, context.settings.database_urls[service])
+            if found == head(service):
+                in_use.require(context.db, context.settings)
+                return True
+            waits_for = f"its tables are at version {found or 'none'}, and {head(service)} is needed"
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            waits_for = brief(error)
+        if waits_for != said:
+            _log.warning("waiting for the database", reason=waits_for)
+            said = waits_for
+        stop.wait(0.5)
+    return False
 
 
 def database(settings: Settings, service: str) -> Database:
