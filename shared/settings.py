@@ -7,7 +7,7 @@ import hmac
 import json
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -45,11 +45,11 @@ class Settings:
     """What an operator can choose. Made by `load`; tests make their own.
 
     `public_url` has no trailing slash. `database_urls` has the keys `survey`, `followup`,
-    `reporting`, `log`. `secret` is at least 32 characters. `trusted_proxies` is how many reverse proxies
-    stand in front of us and set X-Forwarded-…; with 0 those headers are not believed. `log` is None when
-    nobody chose one: then it is the one in use (`shared.log.in_use`), at the beginning the embedded one.
-    What a provider needs is None unless it is chosen. `extra_ca` are certificates (PEM) trusted besides
-    the system's.
+    `reporting`, `log`, those that are known. `secret` is at least 32 characters. `trusted_proxies` is how
+    many reverse proxies stand in front of us and set X-Forwarded-…; with 0 those headers are not believed.
+    `log` is None when nobody chose one: then it is the one in use (`shared.log.in_use`), at the beginning
+    the embedded one. What a provider needs is None unless it is chosen. `extra_ca` are certificates (PEM)
+    trusted besides the system's. `health_port` is where a worker answers probes; 0: nowhere.
     """
 
     home: Path
@@ -59,6 +59,8 @@ class Settings:
     port: int = 8080
     public_url: str = "http://127.0.0.1:8080"
     survey_url: str = "http://127.0.0.1:8080"
+    followup_url: str = "http://127.0.0.1:8080"
+    health_port: int = 0
     log: Literal["embedded", "kafka"] | None = None
     kafka: KafkaSettings | None = None
     mail: Literal["mailbox", "sendgrid", "smtp"] = "mailbox"
@@ -101,11 +103,33 @@ def home_folder(environ: Mapping[str, str] | None = None) -> Path:
     return Path(environ.get("HEARBACK_HOME") or "var").expanduser().resolve()
 
 
-def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False) -> Settings:
+class _Urls(dict[str, str]):
+    """The databases' addresses that are known; asked for another, it names the setting that is missing."""
+
+    def __init__(self, home: Path, known: Mapping[str, str]) -> None:
+        super().__init__(known)
+        self.home = home
+
+    def __missing__(self, name: str) -> str:
+        if name not in DATABASES:
+            raise KeyError(name)
+        raise BadSettings(
+            f"HEARBACK_{name.upper()}_DATABASE_URL is not set and there is no embedded "
+            f"database in {self.home} yet: run `hearback up` once, or set it."
+        )
+
+
+def load(
+    environ: Mapping[str, str] | None = None,
+    *,
+    first_start: bool = False,
+    databases: Sequence[str] = DATABASES,
+) -> Settings:
     """Reads all settings.
 
     Raises `BadSettings` naming the variable that is wrong, or that is missing while the data folder
     does not know it either; before the `first_start`, which fills the folder, nothing counts as missing.
+    Of the databases only the named ones have to be known: a service's process has a login to its own.
     """
     environ = os.environ if environ is None else environ
     env = Env(eager=True)
@@ -125,16 +149,14 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
             if secret and len(secret) < 32:
                 raise BadSettings("HEARBACK_SECRET is too short: give it at least 32 characters.")
             embedded = _embedded_urls(home)
-            urls = {
+            found = {
                 name: env.str(f"HEARBACK_{name.upper()}_DATABASE_URL", "") or embedded.get(name, "")
                 for name in DATABASES
             }
-            missing = [name for name, url in urls.items() if not url]
-            if missing and not first_start:
-                raise BadSettings(
-                    f"HEARBACK_{missing[0].upper()}_DATABASE_URL is not set and there is no embedded "
-                    f"database in {home} yet: run `hearback up` once, or set it."
-                )
+            urls = _Urls(home, {name: url for name, url in found.items() if url})
+            if not first_start:
+                for name in databases:
+                    urls[name]
             log = env.str("HEARBACK_LOG", "", validate=OneOf(["", *LOGS])) or None
             kafka = kafka_settings(env)
             if log == "kafka" and kafka is None:
@@ -152,6 +174,8 @@ def load(environ: Mapping[str, str] | None = None, *, first_start: bool = False)
                 port=port,
                 public_url=(env.str("HEARBACK_PUBLIC_URL", "") or here).rstrip("/"),
                 survey_url=(env.str("HEARBACK_SURVEY_URL", "") or here).rstrip("/"),
+                followup_url=(env.str("HEARBACK_FOLLOWUP_URL", "") or here).rstrip("/"),
+                health_port=env.int("HEARBACK_HEALTH_PORT", 0, validate=Range(0, 65535)),
                 log=log,  # type: ignore[arg-type] # OneOf has checked it
                 kafka=kafka,
                 mailbox_url=(env.str("HEARBACK_MAILBOX_URL", "") or here).rstrip("/"),

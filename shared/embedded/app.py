@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.clock import Clock, SystemClock
 from shared.ids import Ids, SystemIds
-from shared.settings import Settings
+from shared.settings import SERVICES, Settings
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -26,22 +26,21 @@ PREFIXES: Mapping[str, str] = {
 }
 # Who says "there is no such page" for all other paths.
 _REST = "survey"
+# A stand-in for the providers of mail and SMS; no service, but served like one.
+MAILBOX = "mailbox"
 
 
 def mounted(
     settings: Settings, services: Sequence[str], *, clock: Clock | None = None, ids: Ids | None = None
 ) -> WSGIApplication:
-    """The apps of `services` (and the mailbox beside survey) as one; each keeps its full paths."""
+    """The apps of `services` as one; each keeps its full paths. With all three comes the mailbox, if used."""
     clock, ids = clock or SystemClock(), ids or SystemIds()
-    apps: dict[str, Any] = {}
-    for name in services:
-        apps[name] = importlib.import_module(f"services.{name}.app").create_app(
-            settings, clock=clock, ids=ids
-        )
-    if "survey" in services and settings.uses_mailbox:
-        apps["mailbox"] = importlib.import_module("shared.mailbox.app").create_app(
-            settings, clock=clock, ids=ids
-        )
+    if settings.uses_mailbox and set(SERVICES) <= set(services):
+        services = [*services, MAILBOX]
+    apps: dict[str, Any] = {
+        name: importlib.import_module(module(name)).create_app(settings, clock=clock, ids=ids)
+        for name in services
+    }
     rest = apps[_REST if _REST in apps else services[0]]
 
     def dispatch(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -53,6 +52,11 @@ def mounted(
         return result
 
     return dispatch
+
+
+def module(name: str) -> str:
+    """Where the app of a service (or of the mailbox) is."""
+    return "shared.mailbox.app" if name == MAILBOX else f"services.{name}.app"
 
 
 def first_page(app: Any, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

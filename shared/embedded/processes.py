@@ -19,6 +19,7 @@ def pid_file(home: Path, name: str) -> Iterator[None]:
     """Notes this process in `home/run/NAME.pid` while it lives, with its start time."""
     path = home / "run" / f"{name}.pid"
     me = os.getpid()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(path, f"{me} {psutil.Process(me).create_time()}\n")
     try:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import sys
 import threading
@@ -14,9 +15,10 @@ from collections.abc import Sequence
 from granian.constants import Interfaces
 from granian.server.mp import MPServer
 
-from shared import telemetry
+from shared import presence, telemetry
 from shared.embedded import processes
-from shared.settings import SERVICES, load
+from shared.embedded.app import MAILBOX, module, mounted
+from shared.settings import DATABASES, SERVICES, load
 
 WORKERS, THREADS = 2, 4
 _MOUNTED = "HEARBACK_MOUNTED"
@@ -24,12 +26,12 @@ _MOUNTED = "HEARBACK_MOUNTED"
 
 def serve(services: Sequence[str], *, name: str = "web") -> None:
     """Serves the apps of `services` on the configured host and port until SIGTERM or SIGINT."""
-    settings = load()
+    settings = load(databases=databases(services))
     telemetry.set_up(name)
     os.environ[_MOUNTED] = ",".join(services)
     # Imported before the fork: the workers share the memory, and start at once.
-    for module in ("sqlalchemy.pool", "shared.mailbox.app", *(f"services.{name}.app" for name in services)):
-        importlib.import_module(module)
+    for needed in ("sqlalchemy.pool", "shared.mailbox.app", *map(module, services)):
+        importlib.import_module(needed)
     with processes.pid_file(settings.home, name):
         server("shared.embedded.web:create", settings.host, settings.port).serve()
 
@@ -59,11 +61,21 @@ def server(factory: str, host: str, port: int) -> MPServer:
 
 def create() -> object:
     """What each forked worker serves."""
-    from shared.embedded.app import mounted
-
     die_with_parent()
-    services = [name for name in os.environ.get(_MOUNTED, "").split(",") if name]
-    return mounted(load(), services or SERVICES)
+    services = [name for name in os.environ.get(_MOUNTED, "").split(",") if name] or SERVICES
+    settings = load(databases=databases(services))
+    names = ["log" if name == MAILBOX else name for name in services]
+    here = presence.Presence(f"{' '.join(services)} web", presence.places(settings, names)).start()
+    # A forked worker ends without running what `atexit` knows.
+    multiprocessing.util.Finalize(None, here.stop, exitpriority=1)
+    return mounted(settings, services)
+
+
+def databases(services: Sequence[str]) -> list[str]:
+    """The databases that the apps of `services` work in; the mailbox lies beside the embedded log."""
+    if set(SERVICES) <= set(services):
+        return list(DATABASES)
+    return ["log" if name == MAILBOX else name for name in services]
 
 
 def die_with_parent() -> None:

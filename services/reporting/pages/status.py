@@ -135,15 +135,16 @@ def _part(settings: Settings, name: str) -> Part:
     for role, state in roles.items():
         if not state.get("ready"):
             problems.append(f"Its {role} cannot work now: {state.get('error') or 'it is starting'}.")
-    if not report and (settings.home / "run").is_dir():
+    if not report and (settings.home / "run" / "supervisord.pid").exists():  # else it runs elsewhere
         problems.append("Its worker does not report: see whether it runs (hearback status, make logs).")
     return Part(name, body is not None, body or {}, roles, tuple(problems))
 
 
 def _ready(settings: Settings, name: str) -> Mapping[str, Any] | None:
     """What `/readyz` of a service says, ready or not; None when nothing of that kind answers."""
-    # On one machine the port next door; behind a proxy the address that everybody uses.
-    for origin in dict.fromkeys((settings.local_url, settings.public_url)):
+    # On one machine the port next door; else where we are told it is, or the address that everybody uses.
+    told = {"survey": settings.survey_url, "followup": settings.followup_url}.get(name, settings.local_url)
+    for origin in dict.fromkeys((told, settings.local_url, settings.public_url)):
         try:
             reply = urllib3.request(
                 "GET", f"{origin}/{name}/readyz", timeout=_TIMEOUT, retries=False, redirect=False
