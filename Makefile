@@ -32,6 +32,12 @@ test: test-environment ## Run all tests (ARGS="tests/unit -k nps" for some)
 	@.ci/chromium
 	@.ci/kafka
 	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@if [ -z "$(ARGS)" ] && .ci/engine; then $(MAKE) containers; fi
+
+.PHONY: containers
+containers: test-environment ## Run the log's contract, the services' tests and the whole product in containers
+	@$(bin)/python -m pytest --containers -n auto --maxprocesses 4 --dist loadfile tests/contract tests/integration
+	@$(bin)/python -m pytest --containers tests/deploy
 
 .PHONY: faults
 faults: test-environment ## Kill processes at the worst moments and check that nothing is lost (SEEDS=20 for more)
@@ -58,7 +64,8 @@ format: test-environment ## Put the code into its format
 .PHONY: lock
 lock: test-environment ## Pin the newest versions of all requirements
 	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header pyproject.toml -o requirements.txt
-	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group test -c requirements.txt -o requirements-test.txt
+	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group embedded -c requirements.txt -o requirements-embedded.txt
+	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group test -c requirements.txt -c requirements-embedded.txt -o requirements-test.txt
 	@$(bin)/uv pip compile -q --upgrade --universal --generate-hashes --no-header --group bootstrap -o requirements-bootstrap.txt
 
 .PHONY: environment

@@ -45,11 +45,12 @@ class Settings:
     """What an operator can choose. Made by `load`; tests make their own.
 
     `public_url` has no trailing slash. `database_urls` has the keys `survey`, `followup`,
-    `reporting`, `log`, those that are known. `secret` is at least 32 characters. `trusted_proxies` is how
-    many reverse proxies stand in front of us and set X-Forwarded-…; with 0 those headers are not believed.
-    `log` is None when nobody chose one: then it is the one in use (`shared.log.in_use`), at the beginning
-    the embedded one. What a provider needs is None unless it is chosen. `extra_ca` are certificates (PEM)
-    trusted besides the system's. `health_port` is where a worker answers probes; 0: nowhere.
+    `reporting`, `log`, those that are known; `admin_database_url` is for making these databases. `secret`
+    is at least 32 characters. `trusted_proxies` is how many reverse proxies stand in front of us and set
+    X-Forwarded-…; with 0 those headers are not believed. `log` is None when nobody chose one: then it is
+    the one in use (`shared.log.in_use`), at the beginning the embedded one. What a provider needs is None
+    unless it is chosen. `extra_ca` are certificates (PEM) trusted besides the system's. `health_port` is
+    where a worker answers probes; 0: nowhere.
     """
 
     home: Path
@@ -71,6 +72,7 @@ class Settings:
     extra_ca: str = field(default="", repr=False)
     mailbox_url: str = "http://127.0.0.1:8080"
     trusted_proxies: int = 0
+    admin_database_url: str = field(default="", repr=False)
     database_urls: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -104,7 +106,7 @@ def home_folder(environ: Mapping[str, str] | None = None) -> Path:
 
 
 class _Urls(dict[str, str]):
-    """The databases' addresses that are known; asked for another, it names the setting that is missing."""
+    """The known databases' addresses; asked for another one, it names the setting that is missing."""
 
     def __init__(self, home: Path, known: Mapping[str, str]) -> None:
         super().__init__(known)
@@ -186,6 +188,7 @@ def load(
                 smtp=provider_settings.smtp(env) if mail == "smtp" else None,
                 extra_ca=_certificates(env.str("HEARBACK_EXTRA_CA", "")),
                 trusted_proxies=env.int("HEARBACK_TRUSTED_PROXIES", 0, validate=Range(0, 5)),
+                admin_database_url=env.str("HEARBACK_ADMIN_DATABASE_URL", ""),
                 database_urls=urls,
             )
     except EnvError as error:

@@ -21,12 +21,35 @@ from tests.support.postgres import FreshDatabases, TestPostgres
 for _name in [name for name in os.environ if name.startswith(PREFIXES) and name != "HEARBACK_NO_SKIPS"]:
     del os.environ[_name]
 
-_FOLDERS = ("unit", "contract", "integration", "faults", "browser", "bench")
+_FOLDERS = ("unit", "contract", "integration", "faults", "browser", "bench", "deploy")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--containers",
+        action="store_true",
+        help="PostgreSQL and Kafka from their images, for the tests that need one; and the whole product.",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks each test with the folder it lies in, and runs the fast ones first."""
+    """Marks each test with the folder it lies in, and runs the fast ones first.
+
+    With `--containers` what stands on neither PostgreSQL nor Kafka would only be run twice; without it
+    there may be no engine for what is deployed.
+    """
     root = Path(__file__).parent
+    on_containers = config.getoption("--containers")
+
+    def wanted(item: pytest.Item) -> bool:
+        deploys = item.path.parent.name == "deploy"
+        if not on_containers:
+            return not deploys
+        return deploys or bool({"postgres", "broker"} & set(getattr(item, "fixturenames", ())))
+
+    if left := [item for item in items if not wanted(item)]:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if wanted(item)]
     items.sort(key=lambda item: _FOLDERS.index(item.path.relative_to(root).parts[0]))
     for item in items:
         folder = item.path.relative_to(root).parts[0]
@@ -54,17 +77,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[TestPostgres]:
+def postgres(pytestconfig: pytest.Config) -> Iterator[TestPostgres]:
     """The session's PostgreSQL server."""
-    server = TestPostgres()
+    if pytestconfig.getoption("--containers"):
+        from tests.support.containers import PostgresServer
+
+        server = TestPostgres(PostgresServer())
+    else:
+        server = TestPostgres()
     yield server
     server.close()
 
 
 @pytest.fixture(scope="session")
-def broker() -> Iterator[Broker]:
+def broker(pytestconfig: pytest.Config) -> Iterator[Broker]:
     """The session's Kafka broker; whoever stops one makes their own."""
-    started = Broker().start()
+    if pytestconfig.getoption("--containers"):
+        from tests.support.containers import ContainerBroker
+
+        started = ContainerBroker().start()
+    else:
+        started = Broker().start()
     yield started
     started.close()
 

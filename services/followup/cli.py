@@ -88,7 +88,7 @@ def create(scopes: tuple[str, ...], name: str, as_json: bool) -> None:
 
 @contextmanager
 def _transaction() -> Iterator[tuple[Tx, bytes]]:
-    settings = load()
+    settings = load(databases=["followup"])
     db = Database(settings.database_urls["followup"], SystemClock(), SystemIds(), name="cli", pool_size=1)
     try:
         with db.transaction() as tx:

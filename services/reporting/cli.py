@@ -18,7 +18,7 @@ from shared.settings import load
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def recount_command(as_json: bool) -> int:
     """Count every figure again from the raw answers; exit code 1 when one differs."""
-    url = load().database_urls["reporting"]
+    url = load(databases=["reporting"]).database_urls["reporting"]
     db = Database(url, SystemClock(), SystemIds(), name="recount", statement_timeout=0)
     try:
         with db.transaction() as tx:

@@ -22,7 +22,7 @@ from shared.settings import Settings, load
 @contextmanager
 def opened() -> Iterator[tuple[Settings, Database]]:
     """The settings and survey's database, closed at the end."""
-    settings = load()
+    settings = load(databases=["survey"])
     db = Database(
         settings.database_urls["survey"], SystemClock(), SystemIds(), name="survey-cli", pool_size=2
     )

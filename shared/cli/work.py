@@ -14,11 +14,12 @@ from shared import presence, telemetry
 from shared.cli import show
 from shared.cli.owner import become_owner
 from shared.clock import SystemClock
-from shared.db import Database
+from shared.db import Database, is_transient
 from shared.embedded import processes, readiness
 from shared.embedded.app import MAILBOX
 from shared.errors import HearbackError
 from shared.events.catalog import TOPICS
+from shared.events.workers import brief
 from shared.health_port import health_port
 from shared.ids import SystemIds
 from shared.log import in_use
@@ -59,7 +60,7 @@ def run(service: str, roles: tuple[str, ...]) -> None:
         raise click.UsageError("The mailbox has one role: web.")
     settings = load(databases=[service])
     if settings.log != "kafka":
-        settings.database_urls["log"]  # the embedded log may be there; that it is missing is said now
+        settings.database_urls["log"]  # it is where the embedded log is, and missing it is said now
     telemetry.set_up(f"{service}-worker")
     known = load_roles(service)
     missing = [role for role in roles if role not in known]
@@ -88,11 +89,21 @@ def _work(settings: Settings, service: str, wanted: list[str], *, whole: bool) -
         health_port(settings.host, settings.health_port, worker.alive, worker.as_dict),
         present(f"{service} {' '.join(wanted)}", presence.places(settings, [service]), refused) as here,
     ):
-        if worker.wait(lambda: here.refusal(service), stop):
-            in_use.require(context.db, settings)
+        if worker.wait(lambda: here.refusal(service) or _other_log(context), stop):
             worker.run(stop)
     if refusals:
         raise Outgrown(refusals[0])
+
+
+def _other_log(context: RoleContext) -> str:
+    """Why it cannot be known yet which log is in use. Raises `WrongLog` when it is not the settings' one."""
+    try:
+        in_use.require(context.db, context.settings)
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        return brief(error)
+    return ""
 
 
 def database(settings: Settings, service: str) -> Database:

@@ -18,10 +18,10 @@ from urllib.parse import quote
 
 import psycopg2
 import psycopg2.extensions
-from psycopg2 import sql
 
 from shared.embedded.files import write_private
 from shared.embedded.owner import CannotRunHere, Owner
+from shared.logins import create_databases
 from shared.settings import DATABASES, POSTGRES_FILE
 
 SUPERUSER = "postgres"
@@ -252,35 +252,9 @@ class Postgres:
         connection = self.connect()
         try:
             with connection.cursor() as cur:
-                for name in DATABASES:
-                    role = sql.Identifier(name)
-                    cur.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (name,))
-                    if cur.fetchone() is None:
-                        cur.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
-                        cur.execute(
-                            sql.SQL("ALTER ROLE {} PASSWORD %s").format(role), (self.passwords[name],)
-                        )
-                    self.create_database(cur, name, name)
-                # Nobody but the superuser has business in the databases that come with the server.
-                cur.execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
-                cur.execute("REVOKE CONNECT ON DATABASE template1 FROM PUBLIC")
+                create_databases(cur, {name: self.passwords[name] for name in DATABASES})
         finally:
             connection.close()
-
-    def create_database(
-        self, cur: psycopg2.extensions.cursor, name: str, role: str, template: str = "template0"
-    ) -> None:
-        """Makes the database `name`, owned by `role` and closed to other roles, unless it is there."""
-        cur.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
-        if cur.fetchone() is None:
-            cur.execute(
-                sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(
-                    sql.Identifier(name), sql.Identifier(role), sql.Identifier(template)
-                )
-            )
-        cur.execute(
-            sql.SQL("REVOKE CONNECT, TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
-        )
 
     def load(self) -> None:
         """Reads port and passwords from `postgres.json`, when it is there."""

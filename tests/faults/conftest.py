@@ -36,7 +36,7 @@ def history_on(
     """Everything runs and everybody is asked."""
     urls = FreshDatabases(postgres)
     with running(urls, log=log, kafka=kafka) as installation:
-        made = History(installation, Cast(installation), seed)
+        made = History(installation, seed, cast=Cast(installation))
         made.invite(PEOPLE)
         installation.settle()
         yield made

@@ -6,11 +6,11 @@ from collections import Counter
 from typing import Any
 
 from services.reporting.queries.recount import recount
-from tests.support.history import History
+from tests.support.history import Answers
 from tests.support.running import Running
 
 
-def check(history: History, *, parked: int = 0, waiting: frozenset[str] = frozenset()) -> None:
+def check(history: Answers, *, parked: int = 0, waiting: frozenset[str] = frozenset()) -> None:
     """Raises `AssertionError` with everything that is wrong. `parked` keys are expected to wait.
 
     Of the customers in `waiting` (whose events are parked) nothing is asked beyond survey.
@@ -29,7 +29,7 @@ def check(history: History, *, parked: int = 0, waiting: frozenset[str] = frozen
     assert not wrong, "\n".join(wrong)
 
 
-def _survey(history: History) -> list[str]:
+def _survey(history: Answers) -> list[str]:
     """Every acknowledged answer is kept as a version of one response, with the words that were sent."""
     with history.running.db("survey").transaction() as tx:
         rows = tx.all(
@@ -56,7 +56,7 @@ def _responses(running: Running, service: str) -> dict[str, dict[str, Any]]:
     return {row["customer_id"]: row for row in rows}
 
 
-def _replicas(history: History, service: str, waiting: frozenset[str]) -> list[str]:
+def _replicas(history: Answers, service: str, waiting: frozenset[str]) -> list[str]:
     """What a service has of each answer is what survey has."""
     truth, replica = _responses(history.running, "survey"), _responses(history.running, service)
     wrong = [
@@ -78,7 +78,7 @@ def _replicas(history: History, service: str, waiting: frozenset[str]) -> list[s
     return wrong
 
 
-def _tasks(history: History, waiting: frozenset[str]) -> list[str]:
+def _tasks(history: Answers, waiting: frozenset[str]) -> list[str]:
     """Each detractor is behind exactly one open task; an account has at most one."""
     with history.running.db("followup").transaction() as tx:
         rows = tx.all(

@@ -38,11 +38,10 @@ class Ack:
 
 
 @dataclass
-class History:
-    """What was done and acknowledged, for the checker. `seed` makes it again."""
+class Answers:
+    """What customers answered and was acknowledged, for the checker. `seed` makes it again."""
 
     running: Running
-    cast: Cast
     seed: int = 1
     people: list[Person] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
@@ -50,38 +49,6 @@ class History:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.http = urllib3.PoolManager(timeout=20, retries=False, maxsize=8)
-
-    def invite(self, count: int = 12) -> None:
-        """Customers, some of them of one account, are asked by mail. Needs web, survey's sender running."""
-        self.people = [
-            Person(f"person{number}@example.com", f"Firm {number // 3}" if number % 2 else None)
-            for number in range(count)
-        ]
-        db = self.running.db("survey")
-        prints = opt_out_fingerprints(self.running.settings)
-        rows = [
-            Row({"email": one.email, "name": one.email.split("@")[0], "account": one.account}, {})
-            for one in self.people
-        ]
-        with db.transaction() as tx:
-            company.ensure(tx)
-            for one, outcome in zip(self.people, customers.upsert(tx, rows, prints), strict=True):
-                one.id = str(outcome.customer_id)
-            program = programs.create(tx, "Recommend")
-            run = ask.start(tx, str(program["id"]), {"all": True}, "test")
-        with db.transaction() as tx:
-            ask.step(tx, str(run["id"]))
-        self.running.wait(self._collect, None, "the messages")
-
-    def _collect(self) -> bool:
-        with self.running.db("log").transaction() as tx:
-            rows = tx.all("SELECT recipient, text FROM mailbox.message WHERE direction = 'out'")
-        found = {row["recipient"]: TOKEN.search(row["text"]) for row in rows}
-        for one in self.people:
-            match = found.get(one.email)
-            if match:
-                one.token = match[1]
-        return all(one.token for one in self.people)
 
     def answer(
         self, person: Person, score: int | None = None, comment: str | None = None, *, nonce: str = ""
@@ -135,3 +102,42 @@ class History:
     def final(self) -> dict[str, Ack]:
         """Each customer's last acknowledged answer."""
         return {ack.person.id: ack for ack in self.acks}
+
+
+@dataclass
+class History(Answers):
+    """Answers to real messages of an installation whose processes are `cast`."""
+
+    cast: Cast = field(kw_only=True)
+
+    def invite(self, count: int = 12) -> None:
+        """Customers, some of them of one account, are asked by mail. Needs web, survey's sender running."""
+        self.people = [
+            Person(f"person{number}@example.com", f"Firm {number // 3}" if number % 2 else None)
+            for number in range(count)
+        ]
+        db = self.running.db("survey")
+        prints = opt_out_fingerprints(self.running.settings)
+        rows = [
+            Row({"email": one.email, "name": one.email.split("@")[0], "account": one.account}, {})
+            for one in self.people
+        ]
+        with db.transaction() as tx:
+            company.ensure(tx)
+            for one, outcome in zip(self.people, customers.upsert(tx, rows, prints), strict=True):
+                one.id = str(outcome.customer_id)
+            program = programs.create(tx, "Recommend")
+            run = ask.start(tx, str(program["id"]), {"all": True}, "test")
+        with db.transaction() as tx:
+            ask.step(tx, str(run["id"]))
+        self.running.wait(self._collect, None, "the messages")
+
+    def _collect(self) -> bool:
+        with self.running.db("log").transaction() as tx:
+            rows = tx.all("SELECT recipient, text FROM mailbox.message WHERE direction = 'out'")
+        found = {row["recipient"]: TOKEN.search(row["text"]) for row in rows}
+        for one in self.people:
+            match = found.get(one.email)
+            if match:
+                one.token = match[1]
+        return all(one.token for one in self.people)

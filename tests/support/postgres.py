@@ -1,4 +1,4 @@
-"""One embedded PostgreSQL for a test session, and databases copied from migrated templates."""
+"""One PostgreSQL for a test session, and databases copied from migrated templates."""
 
 from __future__ import annotations
 
@@ -8,35 +8,67 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
+import psycopg2.extensions
 from psycopg2 import sql
 
 from shared.embedded.owner import Owner, find_owner
 from shared.embedded.postgres import Postgres
+from shared.logins import create_database
 from shared.migrate import migrate
 from shared.settings import DATABASES
 
 
+class Server(Protocol):
+    """A running server with a login and a database for each service."""
+
+    def connect(self) -> psycopg2.extensions.connection:
+        """As the superuser, committing by itself."""
+        ...
+
+    def url(self, role: str, database: str | None = None) -> str:
+        """How `role` reaches `database` (its own by default)."""
+        ...
+
+    def close(self) -> None:
+        """Ends it, and removes what it kept."""
+        ...
+
+
+class EmbeddedServer(Postgres):
+    """The product's own, in a temporary folder."""
+
+    def __init__(self, fsync: bool) -> None:
+        owner: Owner = find_owner()
+        home = Path(tempfile.mkdtemp(prefix="hearback-pg-"))
+        owner.own(home)
+        super().__init__(home, owner, fsync=fsync)
+        self.initialise()
+        self.start(die_with_us=True)
+        self.create_databases()
+
+    def close(self) -> None:
+        self.stop()
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
 class TestPostgres:
-    """A server in a temporary folder. Without `fsync` it forgets on a crash, which is what tests want."""
+    """A server for tests, by default the embedded one.
+
+    Without `fsync` that one forgets on a crash, which is what tests want.
+    """
 
     __test__ = False
 
-    def __init__(self, *, fsync: bool = False) -> None:
-        self.owner: Owner = find_owner()
-        self.home = Path(tempfile.mkdtemp(prefix="hearback-pg-"))
-        self.owner.own(self.home)
-        self.server = Postgres(self.home, self.owner, fsync=fsync)
-        self.server.initialise()
-        self.server.start(die_with_us=True)
-        self.server.create_databases()
+    def __init__(self, server: Server | None = None, *, fsync: bool = False) -> None:
+        self.server: Server = server or EmbeddedServer(fsync)
         self._names = itertools.count(1)
         self._templates: set[str] = set()
 
     def close(self) -> None:
-        """Stops the server and removes its folder."""
-        self.server.stop()
-        shutil.rmtree(self.home, ignore_errors=True)
+        """Stops the server and removes what it kept."""
+        self.server.close()
 
     def database(self, service: str) -> str:
         """The URL of a new, migrated database for `service` ("survey", "followup", "reporting", "log")."""
@@ -54,7 +86,7 @@ class TestPostgres:
         connection = self.server.connect()
         try:
             with connection.cursor() as cur:
-                self.server.create_database(cur, name, role, template)
+                create_database(cur, name, role, template)
         finally:
             connection.close()
         return self.server.url(role, name)

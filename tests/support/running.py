@@ -296,7 +296,8 @@ def running(
     settings = Settings(
         home=home, secret=secrets.token_urlsafe(32), database_urls=dict(urls), log=log, kafka=kafka
     )
-    settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=mailbox_url or here)
+    settings = replace(settings, port=port, public_url=here, survey_url=here, followup_url=here)
+    settings = replace(settings, mailbox_url=mailbox_url or here)
     found = Running(settings)
     topics = found.log()
     topics.ensure_topics()
