@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import urllib3
@@ -45,6 +46,8 @@ class Answers:
     seed: int = 1
     people: list[Person] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
+    # Where each attempt goes to; by default to the installation's web.
+    where: Callable[[], str] | None = None
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -65,7 +68,7 @@ class Answers:
             try:
                 reply = self.http.request(
                     "POST",
-                    f"{self.running.url}/a/{person.token}",
+                    f"{self.where() if self.where else self.running.url}/a/{person.token}",
                     fields=fields,
                     encode_multipart=False,
                     headers={"Accept": "application/json"},
@@ -105,10 +108,8 @@ class Answers:
 
 
 @dataclass
-class History(Answers):
-    """Answers to real messages of an installation whose processes are `cast`."""
-
-    cast: Cast = field(kw_only=True)
+class Asked(Answers):
+    """Answers to real messages of an installation."""
 
     def invite(self, count: int = 12) -> None:
         """Customers, some of them of one account, are asked by mail. Needs web, survey's sender running."""
@@ -141,3 +142,10 @@ class History(Answers):
             if match:
                 one.token = match[1]
         return all(one.token for one in self.people)
+
+
+@dataclass
+class History(Asked):
+    """The same, of an installation whose processes are `cast`."""
+
+    cast: Cast = field(kw_only=True)
