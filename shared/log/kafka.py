@@ -12,7 +12,14 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import TopicAlreadyExistsError, UnknownTopicOrPartitionError, for_code
+from kafka.errors import (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
 
 from shared.events.catalog import TOPICS, Topic
 from shared.log import Entry, Lag, TopicState, UnknownTopic, WrongTopic
@@ -110,7 +117,7 @@ class KafkaLog:
         with self._asking() as admin:
             committed = {
                 (groups[name], place): at.offset
-                for name, offsets in admin.list_group_offsets(dict.fromkeys(groups)).items()
+                for name, offsets in _committed(admin, list(groups)).items()
                 for place, at in offsets.items()
                 if place.topic.removeprefix(self.settings.prefix) in TOPICS
             }
@@ -234,6 +241,20 @@ def _options(topic: Topic) -> dict[str, Any]:
         "replication_factor": -1,
         "configs": {name: str(value) for name, value in settings.items()},
     }
+
+
+def _committed(admin: KafkaAdminClient, groups: Sequence[str]) -> dict[str, dict[TopicPartition, Any]]:
+    """How far the groups are; a group that is not there is nowhere."""
+    until = time.monotonic() + REQUEST_MS / 1000
+    while True:
+        try:
+            found: dict[str, dict[TopicPartition, Any]] = admin.list_group_offsets(dict.fromkeys(groups))
+            return found
+        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
+            # Who keeps the groups is settled at the first question to a new cluster, and after a restart.
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def _offsets(

@@ -8,7 +8,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from kafka.errors import KafkaConnectionError, SaslAuthenticationFailedError
 from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
 
 from shared.errors import Unavailable
 from shared.log import Fenced, UnknownTopic
@@ -20,13 +23,35 @@ T = TypeVar("T")
 REQUEST_MS = 5_000
 
 
+class _Connections(KafkaConnectionManager):  # type: ignore[misc] # the library carries no types
+    """Remembers why the first attempt failed: the library only logs that, and goes on until time is up."""
+
+    failure: Exception | None = None
+
+    async def _connect(self, node: Any, conn: Any, *given: Any, **options: Any) -> None:
+        await super()._connect(node, conn, *given, **options)
+        if self.failure is None and conn.init_future.is_done and conn.init_future.failed():
+            self.failure = conn.init_future.exception
+
+    def why(self) -> Exception | None:
+        failure = self.failure
+        hung_up = isinstance(failure, KafkaConnectionError) and "socket disconnected" in str(failure)
+        if hung_up and self.config["sasl_mechanism"]:
+            # The broker says what is wrong and hangs up; of both together the library sees only the end.
+            why: Exception = SaslAuthenticationFailedError("It hung up. Does it know this user and password?")
+            return why
+        return self.failure
+
+
 def connect(make: Callable[..., T], settings: KafkaSettings, **options: Any) -> T:
-    """A client of kafka-python, connected. Raises what it raises when the brokers do not answer in time."""
-    made: list[KafkaNetClient] = []
+    """A client of kafka-python, connected. Raises `Unavailable` when the brokers do not let us in in time."""
+    made: list[tuple[KafkaNetClient, _Connections]] = []
 
     def network(**configuration: Any) -> KafkaNetClient:
-        made.append(KafkaNetClient(**configuration))
-        return made[-1]
+        selector = NetworkSelector(**configuration)
+        connections = _Connections(selector, **configuration)
+        made.append((KafkaNetClient(selector, connections, **configuration), connections))
+        return made[-1][0]
 
     try:
         return make(
@@ -38,11 +63,14 @@ def connect(make: Callable[..., T], settings: KafkaSettings, **options: Any) -> 
             **_security(settings),
             **options,
         )
-    except BaseException:
+    except BaseException as error:
         # A constructor that raises leaves its network thread running; there would be one more at each try.
-        for one in made:
-            one.close()
-        raise
+        for client, _ in made:
+            client.close()
+        why = next((found for _, connections in made if (found := connections.why())), None)
+        if why is None or not isinstance(error, Exception):
+            raise
+        raise unavailable(settings, why) from error
 
 
 @contextlib.contextmanager

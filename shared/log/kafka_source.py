@@ -43,6 +43,7 @@ class KafkaSource:
         try:
             with answering(self.settings):
                 consumer = self._joined()
+                _remember_to_join(consumer)
                 found = consumer.poll(timeout_ms=_WAIT_MS, max_records=limit)
                 self._note_partitions(consumer, {place: rows[0].offset for place, rows in found.items()})
         except BaseException:
@@ -124,6 +125,18 @@ class KafkaSource:
         if consumer is not None:
             with contextlib.suppress(Exception):
                 consumer.close(autocommit=False, timeout_ms=1_000)
+
+
+def _remember_to_join(consumer: KafkaConsumer) -> None:
+    """Keeps kafka-python at a join that outlasted the poll in which it began.
+
+    When the topics' metadata changed (they always do after the first join, which may be quicker than they),
+    it takes itself for joined as soon as the answer is on its way, never looks at the partitions it was
+    given, and sends no heartbeats: it would stand still for good, and say nothing (3.0.12).
+    """
+    coordinator = consumer._coordinator
+    if coordinator.rejoining:
+        coordinator.request_rejoin()
 
 
 def entry_of(row: Any, prefix: str) -> Entry:

@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
 
 from tests.support.browser import chromium
+from tests.support.kafka import Broker
 from tests.support.machine import Machine
 
 PASSWORD = "lanterns over quiet water"
@@ -60,13 +61,20 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def machine() -> Iterator[Machine]:
-    found = Machine()
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """An installation on the log that the test names, the embedded one unless it says so."""
+    environment = {}
+    if request.param == "kafka":
+        broker: Broker = request.getfixturevalue("broker")
+        environment = {"HEARBACK_LOG": "kafka", "HEARBACK_KAFKA_BOOTSTRAP": broker.bootstrap}
+    found = Machine(env=environment)
     yield found
     found.close()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(
+    ("machine", "width"), [("embedded", 1280), ("embedded", 390), ("kafka", 1280)], indirect=["machine"]
+)
 def test_the_loop_goes_round_from_first_login_to_dashboard(
     browser: Browser, machine: Machine, tmp_path: Path, width: int
 ) -> None:

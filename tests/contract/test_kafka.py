@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from kafka.admin import ConfigResource, ConfigResourceType, UserScramCredentialU
 from shared.errors import Unavailable
 from shared.events.catalog import TOPICS
 from shared.events.consumer import Consumer
-from shared.log import Log, Pass, Record, Source, WrongTopic
+from shared.log import Log, Pass, Record, Source, WrongTopic, kafka_source
 from shared.log.kafka import KafkaLog
 from shared.settings import KafkaSettings
 from tests.contract.conftest import GROUP, KEYS, Bench, first_of, only_kafka
@@ -34,6 +35,16 @@ A, B = KEYS[0], KEYS[1]
 PATIENCE = 30.0
 DAY = "86400000"
 FORTNIGHT = "1209600000"
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """As `shared.telemetry` has it. What the library logs holds errors, and those its broken sockets."""
+    library = logging.getLogger("kafka")
+    before = library.level
+    library.setLevel(logging.CRITICAL)
+    yield
+    library.setLevel(before)
 
 
 def _settings(log: Log) -> KafkaSettings:
@@ -87,15 +98,9 @@ def test_a_topic_with_another_number_of_partitions_is_refused(bench: Bench) -> N
 
 @only_kafka
 def test_lag_counts_unread_records_and_the_age_of_the_oldest(bench: Bench) -> None:
+    assert bench.log.lag(GROUP) == []
     source = bench.log.source(GROUP, READ)
-
-    def known() -> int:
-        try:
-            return len(bench.log.lag(GROUP))
-        except Unavailable:  # a new cluster needs a moment before it knows of groups
-            return 0
-
-    while known() < len(READ):
+    while len(bench.log.lag(GROUP)) < len(READ):
         assert source.poll(1) == []
     bench.say(A, 1, 2)
     began = time.time()
@@ -114,6 +119,62 @@ def test_lag_counts_unread_records_and_the_age_of_the_oldest(bench: Bench) -> No
     bench.consume()
     assert {(lag.unread, lag.seconds) for lag in bench.log.lag()} == {(0, 0.0)}
     assert bench.log.lag("nobody") == []
+
+
+def test_a_new_cluster_says_that_nobody_reads() -> None:
+    broker = Broker().start()
+    log = KafkaLog(broker.settings())
+    log.ensure_topics()
+    assert log.lag() == []
+    log.close()
+    broker.close()
+
+
+@only_kafka
+def test_a_consumer_joins_although_that_takes_longer_than_a_poll(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_source, "_WAIT_MS", 1)
+    bench.say(A, 1)
+    bench.flush()
+    for number in range(3):
+        source = bench.log.source(f"{GROUP}{number}", READ)
+        assert len(first_of(source, 1)) == 1
+        source.close()
+
+
+@only_kafka
+def test_two_consumers_of_a_group_share_its_partitions(bench: Bench) -> None:
+    sources = [bench.log.source(GROUP, READ) for _ in range(2)]
+    until = time.monotonic() + PATIENCE
+    number = 0
+
+    def shares() -> list[set[int]]:
+        """Who reads which partitions, of a message of everybody."""
+        nonlocal number
+        number += 1
+        for key in KEYS:
+            bench.say(key, number)
+        bench.flush()
+        shared: list[set[int]] = [set(), set()]
+        while True:
+            for source, mine in zip(sources, shared, strict=True):
+                try:
+                    mine |= {entry.partition for entry in source.poll(500)}
+                    source.commit()
+                except Unavailable:
+                    continue  # they are being shared out
+            if bench.log.lag(GROUP) and not bench.unread():
+                return shared
+            assert time.monotonic() < until
+
+    while not all(shares()):
+        assert time.monotonic() < until
+    first, second = shares()
+    assert first and second and not first & second
+    assert first | second == {entry.partition for entry in bench.on_log("deliveries")}
+    for source in sources:
+        source.close()
 
 
 class _Late:
@@ -272,21 +333,21 @@ def test_a_certificate_comes_in_without_a_password(guarded: Guarded) -> None:
         key=cert.private_key_pem.bytes().decode(),
     )
     _goes_through(mine)
-    _is_refused(replace(mine, certificate="", key=""))
+    _is_refused(replace(mine, certificate="", key=""), "does not answer")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
 def test_a_wrong_password_is_refused(guarded: Guarded, mechanism: str) -> None:
-    _is_refused(guarded.settings(mechanism=mechanism, password="open barley"))
+    _is_refused(guarded.settings(mechanism=mechanism, password="open barley"), "uthentication")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_broker_that_nobody_vouches_for_is_refused(guarded: Guarded) -> None:
-    _is_refused(guarded.settings(ca=_pem(trustme.CA())))
+    _is_refused(guarded.settings(ca=_pem(trustme.CA())), "certificate verify failed")
 
 
-def _is_refused(settings: KafkaSettings) -> None:
+def _is_refused(settings: KafkaSettings, why: str) -> None:
     log = KafkaLog(settings)
     record = Record("tasks", A, b"{}", {})
     for attempt in (
@@ -294,7 +355,7 @@ def _is_refused(settings: KafkaSettings) -> None:
         lambda: log.sink().send([record], Pass("followup/0", 1)),
         lambda: log.source(GROUP, ["tasks"]).poll(1),
     ):
-        with pytest.raises(Unavailable) as error:
+        with pytest.raises(Unavailable, match=why) as error:
             attempt()
         assert str(error.value).startswith(f"Kafka at {settings.bootstrap} does not answer"), error.value
         assert "open barley" not in str(error.value)

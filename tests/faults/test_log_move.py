@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from shared.log import in_use
 from tests.faults.conftest import history_on, settings_for
 from tests.support.checker import check
-from tests.support.history import History
+from tests.support.history import History, Traffic
 from tests.support.kafka import Broker
 from tests.support.postgres import TestPostgres
 
@@ -22,41 +21,6 @@ def moving(broker: Broker, postgres: TestPostgres) -> Iterator[History]:
     """Workers that know where Kafka is, and that nobody told which log to use."""
     with history_on(postgres, 1, None, settings_for(broker)) as made:
         yield made
-
-
-class Traffic:
-    """Customers who answer all the time; a request that fails ends it, and is raised at the end."""
-
-    def __init__(self, history: History) -> None:
-        self.history = history
-        self.answered = 0
-        self._stop = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        people = self.history.people
-        try:
-            while not self._stop.is_set():
-                self.history.answer(people[self.answered % len(people)])
-                self.answered += 1
-        except BaseException as error:
-            self._error = error
-
-    def __enter__(self) -> Traffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def wait_for_more(self) -> None:
-        """Returns when some more have been answered: the web goes on."""
-        until = self.answered + 5
-        self.history.running.wait(lambda: self.answered >= until or self._error, None, "more answers")
 
 
 def _logs(history: History) -> set[tuple[str, str | None]]:

@@ -15,6 +15,15 @@ import psutil
 import psycopg2
 import pytest
 
+from services.survey.commands import customers
+from services.survey.domain.rows import Row
+from services.survey.edge import opt_out_fingerprints
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.ids import SystemIds
+from shared.log.kafka import KafkaLog
+from shared.settings import load
+from tests.support.kafka import Broker
 from tests.support.machine import Machine
 
 PROGRAMS = {"postgres", "survey-worker", "followup-worker", "reporting-worker", "web"}
@@ -277,3 +286,38 @@ def test_commands_that_need_an_installation_say_so(nowhere: Machine) -> None:
         assert "hearback up" in done.stdout + done.stderr, command
         assert "Traceback" not in done.stderr
     assert not nowhere.home.exists()
+
+
+def test_another_log_is_refused_while_events_are_unread_and_taken_once_they_are_read(
+    nowhere: Machine, broker: Broker
+) -> None:
+    brokers = {"HEARBACK_KAFKA_BOOTSTRAP": broker.bootstrap, "HEARBACK_KAFKA_PREFIX": "up."}
+    nowhere.up(**brokers)
+    settings = load({"HEARBACK_HOME": str(nowhere.home)})
+    urls = settings.database_urls
+    before = {name: nowhere.pid(name) for name in PROGRAMS}
+    reader = psycopg2.connect(urls["followup"])
+    try:
+        with reader.cursor() as cur:
+            cur.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")  # followup cannot read now
+        db = Database(urls["survey"], SystemClock(), SystemIds(), name="test")
+        with db.transaction() as tx:
+            customers.upsert(tx, [Row({"email": "ada@example.com"})], opt_out_fingerprints(settings))
+        db.close()
+        refused = nowhere.run("up", HEARBACK_LOG="kafka", **brokers)
+    finally:
+        reader.close()
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert "HEARBACK_LOG is kafka, but events are on the embedded log" in refused.stderr
+    assert "followup has 1 to read" in refused.stderr
+    assert "hearback log move --to kafka" in refused.stderr
+    assert {name: nowhere.pid(name) for name in PROGRAMS} == before
+    nowhere.wait_for(lambda: nowhere.status()["ready"])
+
+    nowhere.up(HEARBACK_LOG="kafka", **brokers)
+    assert nowhere.run("log", "topics", **brokers).returncode == 0
+    lags = json.loads(nowhere.run("log", "lag", "--json", **brokers).stdout)
+    assert {lag["consumer"] for lag in lags} == {"survey", "followup", "reporting"}
+    log = KafkaLog(broker.settings("up."))
+    assert {lag.consumer for lag in log.lag()} == {"survey", "followup", "reporting"}
+    log.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import secrets
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -46,8 +47,10 @@ class Answers:
     seed: int = 1
     people: list[Person] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
-    # Where each attempt goes to; by default to the installation's web.
+    refused: int = 0
+    """How many answers had to be sent once more."""
     where: Callable[[], str] | None = None
+    """Where each attempt goes to; by default to the installation's web."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -74,8 +77,10 @@ class Answers:
                     headers={"Accept": "application/json"},
                 )
             except urllib3.exceptions.HTTPError:
+                self.refused += 1
                 return False
             if reply.status >= 500:
+                self.refused += 1
                 return False
             assert reply.status == 200, (reply.status, reply.data)
             body = reply.json()
@@ -149,3 +154,40 @@ class History(Asked):
     """The same, of an installation whose processes are `cast`."""
 
     cast: Cast = field(kw_only=True)
+
+
+class Traffic:
+    """Customers who answer all the time; that one of them had to try again is an error, raised at the end."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.answered = 0
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        people = self.history.people
+        try:
+            while not self._stop.is_set():
+                self.history.answer(people[self.answered % len(people)])
+                self.answered += 1
+        except BaseException as error:
+            self._error = error
+
+    def __enter__(self) -> Traffic:
+        self._refused = self.history.refused
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self.history.refused == self._refused, "the web did not accept every answer at once"
+
+    def wait_for_more(self) -> None:
+        """Returns when some more have been answered: the web goes on."""
+        until = self.answered + 5
+        self.history.running.wait(lambda: self.answered >= until or self._error, None, "more answers")

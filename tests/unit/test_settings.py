@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.settings import DATABASES, BadSettings, Settings, load, reachable
+from shared.settings import DATABASES, BadSettings, KafkaSettings, Settings, load, reachable
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
@@ -158,3 +158,70 @@ def test_a_mail_server_has_the_port_of_its_way_of_encrypting(tmp_path: Path) -> 
 def test_what_a_provider_lacks_is_named(tmp_path: Path, given: dict[str, str], named: str) -> None:
     with pytest.raises(BadSettings, match=named):
         load(environment(tmp_path, **given))
+
+
+BROKERS = "kafka-1:9092, kafka-2:9092"
+
+
+def test_knows_no_brokers_unless_it_is_told(tmp_path: Path) -> None:
+    settings = load(environment(tmp_path))
+    assert (settings.log, settings.kafka) == (None, None)
+    # Brokers alone choose no log: who is about to move there needs both.
+    settings = load(environment(tmp_path, HEARBACK_KAFKA_BOOTSTRAP=BROKERS))
+    assert (settings.log, settings.kafka) == (None, KafkaSettings("kafka-1:9092,kafka-2:9092"))
+
+
+def test_reads_how_the_brokers_are_reached_also_from_files(tmp_path: Path) -> None:
+    for name in ("ca", "certificate", "key", "password"):
+        (tmp_path / name).write_text(f"the {name}\n")
+    given = environment(
+        tmp_path,
+        HEARBACK_LOG="kafka",
+        HEARBACK_KAFKA_BOOTSTRAP="[::1]:9093",
+        HEARBACK_KAFKA_SECURITY="sasl_ssl",
+        HEARBACK_KAFKA_SASL_MECHANISM="PLAIN",
+        HEARBACK_KAFKA_USER="hearback",
+        HEARBACK_KAFKA_PREFIX="acme.",
+        HEARBACK_KAFKA_POLL_SECONDS="30",
+        **{
+            f"HEARBACK_KAFKA_{name.upper()}_FILE": str(tmp_path / name)
+            for name in ("ca", "certificate", "key", "password")
+        },
+    )
+    settings = load(given)
+    assert settings.log == "kafka"
+    assert settings.kafka == KafkaSettings(
+        bootstrap="[::1]:9093",
+        security="sasl_ssl",
+        ca="the ca",
+        certificate="the certificate",
+        key="the key",
+        mechanism="PLAIN",
+        user="hearback",
+        password="the password",
+        prefix="acme.",
+        poll_seconds=30,
+    )
+    assert "the password" not in repr(settings) and "the key" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"LOG": "kafka", "KAFKA_BOOTSTRAP": ""}, "HEARBACK_KAFKA_BOOTSTRAP"),
+        ({"KAFKA_BOOTSTRAP": "kafka"}, "names 'kafka'.*HOST:PORT"),
+        ({"KAFKA_BOOTSTRAP": "kafka-1:9092,http://kafka-2:9092"}, "names 'http://kafka-2:9092'"),
+        ({"KAFKA_SECURITY": "tls"}, "HEARBACK_KAFKA_SECURITY"),
+        ({"KAFKA_SECURITY": "sasl_ssl", "KAFKA_USER": "hearback"}, "HEARBACK_KAFKA_PASSWORD"),
+        ({"KAFKA_SECURITY": "sasl_plaintext", "KAFKA_PASSWORD": "x"}, "HEARBACK_KAFKA_USER"),
+        ({"KAFKA_SASL_MECHANISM": "GSSAPI"}, "HEARBACK_KAFKA_SASL_MECHANISM"),
+        ({"KAFKA_CERTIFICATE": "x"}, "HEARBACK_KAFKA_KEY"),
+        ({"KAFKA_KEY": "x"}, "HEARBACK_KAFKA_CERTIFICATE"),
+        ({"KAFKA_PREFIX": "our topics/"}, "HEARBACK_KAFKA_PREFIX"),
+        ({"KAFKA_POLL_SECONDS": "1"}, "HEARBACK_KAFKA_POLL_SECONDS"),
+    ],
+)
+def test_names_what_is_wrong_with_the_brokers(tmp_path: Path, wrong: dict[str, str], named: str) -> None:
+    given = {"KAFKA_BOOTSTRAP": BROKERS} | wrong
+    with pytest.raises(BadSettings, match=named):
+        load(environment(tmp_path, **{f"HEARBACK_{name}": value for name, value in given.items()}))

@@ -1,0 +1,244 @@
+"""Faults 9 to 12: partitions change hands amid a batch, and the broker dies, freezes or refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+import urllib3
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
+
+from shared.roles import read_report
+from shared.settings import KafkaSettings
+from tests.faults.conftest import SEEDS, history_on, settings_for
+from tests.support.checker import check
+from tests.support.history import History, Person, Traffic
+from tests.support.kafka import Broker
+from tests.support.postgres import TestPostgres
+from tests.support.running import Process
+
+OUTAGE = 20.0
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Broker]:
+    """A broker that only the tests of this file use, for they stop it."""
+    started = Broker().start()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module", params=SEEDS, ids=lambda seed: f"seed{seed}")
+def history(request: pytest.FixtureRequest, own: Broker, postgres: TestPostgres) -> Iterator[History]:
+    """An installation on Kafka. The tests go on from each other."""
+    with history_on(postgres, request.param, "kafka", settings_for(own)) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def _slow(history: History, seconds: float, person: Person | None = None) -> Iterator[None]:
+    """Followup takes so long over each answer (of one person, or of anybody)."""
+    when = f"WHEN (NEW.customer_id = '{person.id}')" if person else ""
+    with history.running.db("followup").transaction() as tx:
+        tx.execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END $$"
+        )
+        tx.execute(
+            "CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON response"
+            f" FOR EACH ROW {when} EXECUTE FUNCTION slow()"
+        )
+    yield
+    # A new snapshot of the catalog: whoever is at work now ends as it began.
+    with history.running.db("followup").transaction() as tx:
+        tx.execute("DROP FUNCTION slow CASCADE")
+
+
+def _wait_until_amid_a_batch(history: History) -> None:
+    def asleep() -> bool:
+        with history.running.db("followup").transaction() as tx:
+            return bool(
+                tx.value(
+                    "SELECT count(*) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND wait_event = 'PgSleep'"
+                )
+            )
+
+    history.running.wait(asleep, None, "followup to be amid a batch")
+
+
+def _assigned(process: Process) -> bool:
+    return "partitions assigned" in process.output.read_text(errors="replace")
+
+
+def _kafka(history: History) -> KafkaSettings:
+    found = history.running.settings.kafka
+    assert found is not None
+    return found
+
+
+class Offsets:
+    """Watches how far followup's group has come; it must never go back."""
+
+    def __init__(self, history: History) -> None:
+        self.kafka = _kafka(history)
+        self.back: list[str] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+        group = f"{self.kafka.prefix}followup"
+        best: dict[Any, int] = {}
+        while not self._stop.wait(0.1):
+            for place, at in admin.list_group_offsets({group: None})[group].items():
+                if at.offset < best.get(place, 0):
+                    self.back.append(f"{place} went from {best[place]} to {at.offset}")
+                best[place] = at.offset
+        admin.close()
+
+    def __enter__(self) -> Offsets:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        assert not self.back, self.back
+
+
+def test_fault_09_another_consumer_joins_amid_a_batch(history: History) -> None:
+    with Offsets(history), Traffic(history) as traffic:
+        with _slow(history, 0.1):
+            traffic.wait_for_more()
+            _wait_until_amid_a_batch(history)
+            second = history.running.role("followup", "consumer")
+            history.running.wait(lambda: _assigned(second), second, "the second to get partitions")
+        traffic.wait_for_more()
+        second.stop()
+        traffic.wait_for_more()
+    history.running.settle()
+    check(history)
+
+
+def test_fault_09_a_consumer_that_was_expelled_amid_a_batch_resumes(history: History) -> None:
+    first = history.cast.consumers["followup"]
+    with Offsets(history):
+        with _slow(history, 0.2):
+            history.answer_all()
+            _wait_until_amid_a_batch(history)
+            first.freeze()
+            second = history.running.role("followup", "consumer")
+            history.running.wait(lambda: _assigned(second), second, "the first to be expelled")
+            first.thaw()
+        history.answer_all()
+        history.running.settle()
+    assert first.alive
+    check(history)
+    second.stop()
+
+
+def test_fault_10_a_consumer_that_is_slower_than_its_poll_interval_joins_again(history: History) -> None:
+    consumer = history.cast.consumers["followup"]
+    slowest = history.people[0]
+    with Offsets(history), _slow(history, _kafka(history).poll_seconds + 3, slowest):
+        history.answer(slowest)
+        _wait_until_amid_a_batch(history)
+        history.answer_all(revise=0)
+        history.running.wait(lambda: "took these partitions back" in consumer.said(), consumer, "the log")
+    history.answer_all(revise=0)
+    history.running.settle()
+    check(history)
+
+
+def _trouble(history: History, role: str) -> str:
+    """What a worker that has one role says it cannot do."""
+    report = read_report(history.running.settings.home, role)
+    if report is None or report["ready"]:
+        return ""
+    [found] = report["roles"].values()
+    return str(found["error"])
+
+
+def _readyz(history: History, service: str) -> tuple[int, dict[str, Any]]:
+    reply = urllib3.request("GET", f"{history.running.url}/{service}/readyz", timeout=5.0, retries=False)
+    return reply.status, reply.json()
+
+
+def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker) -> None:
+    installation = history.running
+    relay = psutil.Process(history.cast.relay.popen.pid)
+    gone = f"Kafka at {own.bootstrap} does not answer"
+    roles = ["survey-relay", "followup-consumer", "reporting-consumer"]
+    with Traffic(history) as traffic:
+        traffic.wait_for_more()
+        own.kill()
+        until = time.monotonic() + OUTAGE
+        installation.wait(
+            lambda: all(gone in _trouble(history, role) for role in roles), None, f"{roles} to say so"
+        )
+        installation.wait(
+            lambda: _readyz(history, "survey")[1]["log"]["status"] == "does not answer", None, "the web"
+        )
+        threads = relay.num_threads()
+        # A condition that is time itself: the outage lasts so long.
+        installation.wait(lambda: time.monotonic() >= until, None, "the outage to be over")
+        status, body = _readyz(history, "survey")
+        assert status == 200 and body["status"] == "ready" and body["outbox"] > 0, body
+        assert relay.num_threads() <= threads + 2
+        traffic.wait_for_more()
+        own.start()
+        installation.wait(lambda: not any(_trouble(history, role) for role in roles), None, "them to be back")
+        traffic.wait_for_more()
+    installation.settle()
+    installation.wait(lambda: _readyz(history, "survey")[1]["log"]["status"] == "ok", None, "the web")
+    check(history)
+
+
+def test_fault_12_the_broker_freezes_amid_a_flush(history: History, own: Broker) -> None:
+    gone = f"Kafka at {own.bootstrap} does not answer"
+    with Traffic(history) as traffic:
+        traffic.wait_for_more()
+        own.freeze()
+        history.running.wait(lambda: gone in _trouble(history, "survey-relay"), None, "the relay to give up")
+        traffic.wait_for_more()
+        own.thaw()
+        history.running.wait(lambda: not _trouble(history, "survey-relay"), None, "the relay to go on")
+        traffic.wait_for_more()
+    history.running.settle()
+    assert history.cast.relay.alive
+    check(history)
+
+
+def test_fault_12_what_the_broker_refuses_for_good_keeps_its_place(history: History) -> None:
+    def at_most(size: int) -> None:
+        admin = KafkaAdminClient(bootstrap_servers=_kafka(history).bootstrap)
+        topic = f"{_kafka(history).prefix}responses"
+        admin.alter_configs(
+            [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size)})]
+        )
+        admin.close()
+
+    long, *others = history.people
+    at_most(2_000)
+    history.answer(long, comment=secrets.token_urlsafe(2_400))
+    history.running.wait(
+        lambda: "MessageSizeTooLarge" in _trouble(history, "survey-relay"), None, "a refusal"
+    )
+    for score in (1, 9):
+        history.answer(long, score, "short")
+    for person in others:
+        history.answer(person)
+    with history.running.db("reporting").transaction() as tx:
+        known = tx.value("SELECT version FROM response WHERE customer_id = %s", (long.id,))
+    assert known < long.version - 2
+    at_most(1_048_576)
+    history.running.settle()
+    check(history)
