@@ -43,7 +43,7 @@ SHARED_SQL = {
 _BOOKKEEPING = """
 CREATE TABLE IF NOT EXISTS schema_floor (
     only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
-    oldest text                                 -- programs that do not know this migration cannot work here
+    oldest text NOT NULL                        -- programs that do not know this migration cannot work here
 );
 CREATE TABLE IF NOT EXISTS running_process (
     id uuid PRIMARY KEY,
@@ -52,8 +52,7 @@ CREATE TABLE IF NOT EXISTS running_process (
     version text NOT NULL,                      -- the program's
     knows text NOT NULL,                        -- the newest migration that it knows
     seen_at timestamptz NOT NULL DEFAULT now()
-);
-INSERT INTO schema_floor (oldest) VALUES (NULL) ON CONFLICT DO NOTHING
+)
 """
 
 
@@ -269,7 +268,11 @@ def _try_upgrade(service: str, url: str, target: str, contracts: bool) -> bool:
             command.upgrade(config, target)
             if floor:
                 connection.execute(
-                    sqlalchemy.text("UPDATE schema_floor SET oldest = :floor"), {"floor": floor}
+                    sqlalchemy.text(
+                        "INSERT INTO schema_floor (oldest) VALUES (:floor)"
+                        " ON CONFLICT (only_one) DO UPDATE SET oldest = excluded.oldest"
+                    ),
+                    {"floor": floor},
                 )
             connection.commit()
     except sqlalchemy.exc.DBAPIError as error:

@@ -134,7 +134,8 @@ class Installation:
             for name in DATABASES:
                 told(name)
                 # On our own server nobody is left now; elsewhere those we killed count as gone in a moment.
-                migrate(name, settings.database_urls[name], alone=self.own_postgres, wait=GONE_SECONDS + 10)
+                ours = not _setting(f"{name.upper()}_DATABASE_URL")
+                migrate(name, settings.database_urls[name], alone=ours, wait=GONE_SECONDS + 10)
         try:
             move.start_with(settings)
         except HearbackError:

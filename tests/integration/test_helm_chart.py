@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -433,6 +435,25 @@ def test_whoever_is_let_out_to_a_pod_of_ours_is_let_in_there(rendered: Rendered)
     assert flows >= 3
 
 
+def test_whoever_is_told_the_address_of_a_pod_of_ours_may_go_there_and_nobody_else(
+    rendered: Rendered,
+) -> None:
+    policies = rendered.kind("NetworkPolicy")
+    told = 0
+    for one in rendered.kind("Deployment").values():
+        name = one["metadata"]["name"]
+        addresses = {
+            match[1]
+            for env in container(one)["env"]
+            if (match := re.fullmatch(r"http://loop-hearback-([a-z-]+):8080", env.get("value", "")))
+        }
+        may = {target for target in reaches(policies[name]) if isinstance(target, str)}
+        # Survey's web is told where the mailbox is with the rest of the providers' settings; it never asks.
+        assert addresses - ({"mailbox-web"} if name.endswith("-web") else set()) == may, name
+        told += len(may)
+    assert told >= 3
+
+
 def test_the_providers_ports_are_those_that_are_set() -> None:
     smtp = render(**merged(SMTP, {"mail": {"smtp": {"port": 2525}}, "sms": REAL["sms"]}))
     assert reaches(smtp.kind("NetworkPolicy")["loop-hearback-survey-sender"]) == {53, 5432, 443, 2525}
@@ -580,6 +601,27 @@ def test_what_a_pod_gets_is_enough_and_a_gone_log_makes_unready_but_restarts_not
         until(port, "/followup/healthz", 200)
         until(port, "/followup/readyz", ready)
         assert asked(port, "/followup/healthz") == 200
+
+
+def test_the_command_in_the_notes_makes_the_first_administrator(database_urls: FreshDatabases) -> None:
+    notes = (CHART / "templates" / "NOTES.txt").read_text()
+    command = re.search(r"hearback staff add (.+)", notes)
+    assert command and "-followup-web --" in notes
+    workload = render().deployments()["followup", "web"]
+    given = environment(workload, Secrets({"followup": database_urls["followup"]}))
+    done = subprocess.run(
+        [sys.executable, "-m", "shared.cli", "staff", "add", *shlex.split(command[1])],
+        cwd="/", env=given | {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    connection = psycopg2.connect(database_urls["followup"])
+    try:
+        with connection.cursor() as cur:
+            cur.execute("SELECT email, role FROM staff")
+            assert cur.fetchall() == [("you@example.com", "admin")]
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_refuses_tables_of_a_newer_version(url: str) -> None:
     connection = psycopg2.connect(url)
     with connection, connection.cursor() as cur:
         cur.execute("UPDATE alembic_version SET version_num = '9999'")
-        cur.execute("UPDATE schema_floor SET oldest = '9998'")
+        cur.execute("INSERT INTO schema_floor (oldest) VALUES ('9998')")
     connection.close()
     with pytest.raises(NewerDatabase, match="9999.*newer"):
         migrate("log", url)

@@ -58,7 +58,7 @@ def test_newer_tables_serve_as_long_as_nothing_was_taken_away(app: Flask, client
         tx.execute("UPDATE alembic_version SET version_num = '9999'")
     assert client.get("/survey/readyz").status_code == 200
     with here.db.transaction() as tx:
-        tx.execute("UPDATE schema_floor SET oldest = '9999'")
+        tx.execute("INSERT INTO schema_floor (oldest) VALUES ('9999')")
     answer = client.get("/survey/readyz")
     assert answer.status_code == 503 and answer.json and "was made by a newer one" in answer.json["problem"]
 

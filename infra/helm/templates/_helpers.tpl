@@ -189,7 +189,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
 {{- if or (eq .role "sender") (and (eq .role "web") (eq .service "survey")) (eq .service "mailbox") }}
 {{- include "hearback.env.providers" .root }}
 {{- end }}
-{{- if or (and (eq .service "followup") (eq .role "sender")) (and (eq .role "web") (ne .service "survey")) }}
+{{- if or (and (eq .service "followup") (eq .role "sender")) (and (eq .role "web") (has .service (list "reporting" "mailbox"))) }}
 - {name: HEARBACK_SURVEY_URL, value: "http://{{ $name }}-survey-web:8080"}
 {{- end }}
 {{- if and (eq .service "reporting") (eq .role "web") }}
