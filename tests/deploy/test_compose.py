@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import time
 import urllib.request
+from dataclasses import replace
 from urllib.parse import urlencode
 
 import pytest
+import urllib3
 
 from shared.settings import SERVICES
 from shared.simulate import mails
@@ -95,12 +98,34 @@ def test_the_loop_goes_round_through_the_proxy(asked: Asked) -> None:
     made = client.api("POST", "/followup/api/changes", {**change, "theme_ids": [theme["id"]]}, once="change")
     published = compose.wait(lambda: _published(client, made["id"]), "the audience of one")
     assert published["state"] == "published"
-    mails.tell_helped(ada, _mail(asked, "ada@brightworks.example", "helped=yes"), True)
+    notice = _mail(asked, "ada@brightworks.example", "helped=yes")
+    compose.wait(lambda: "Saturday deliveries" in _text(page.url), "the trail to show the change")
+    mails.tell_helped(ada, notice, True)
 
     stages = "asked delivered answered tasked in_time resolved told helped".split()
     compose.wait(lambda: [_count(client, stage) for stage in stages] == [1] * 8, "reporting to count it all")
     total = client.api("GET", "/reporting/api/nps")["total"]
     assert (total["n"], total["detractors"]) == (1, 1)
+
+
+def test_given_a_name_the_proxy_speaks_tls(asked: Asked) -> None:
+    compose = asked.compose
+    named = replace(compose, env={"HEARBACK_NAME": "localhost"})
+    try:
+        named.up("--no-deps", "proxy")
+        authority = "/data/caddy/pki/authorities/local/root.crt"
+        compose.wait(
+            lambda: compose.run("exec", "-T", "proxy", "ls", authority, check=False), "a certificate"
+        )
+        trusted = ssl.create_default_context(cadata=compose.run("exec", "-T", "proxy", "cat", authority))
+        http = urllib3.PoolManager(ssl_context=trusted, retries=False)
+        secure = f"https://localhost:{compose.tls_port}/survey/readyz"
+        compose.wait(lambda: http.request("GET", secure).status == 200, "an answer over TLS")
+        plain = http.request("GET", f"http://localhost:{compose.port}/survey/readyz", redirect=False)
+        assert (plain.status, plain.headers["Location"]) == (308, "https://localhost/survey/readyz")
+    finally:
+        compose.up("--no-deps", "proxy")
+    assert http.request("GET", f"{compose.url}/survey/readyz").status == 200
 
 
 def test_roles_are_scaled_by_name_and_what_they_stand_on_may_restart(asked: Asked) -> None:

@@ -234,7 +234,7 @@ def test_batches_of_different_topics_at_once_lose_nothing(db: Database) -> None:
 def test_the_terminal_says_whether_the_figures_are_right(
     db: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "load", lambda: settings)
+    monkeypatch.setattr(cli, "load", lambda **_: settings)
     play(db, random_history(5), (50,))
     runner = CliRunner()
     right = runner.invoke(cli.recount_command, standalone_mode=False)

@@ -38,6 +38,7 @@ class Compose:
     port: int = field(default_factory=free_port)
     tls_port: int = field(default_factory=free_port)
     files: tuple[str, ...] = ("docker-compose.yml",)
+    env: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -81,7 +82,8 @@ class Compose:
         mine = {
             name: value for name, value in os.environ.items() if not name.startswith((*PREFIXES, "COMPOSE_"))
         }
-        return {**mine, "HEARBACK_PORT": str(self.port), "HEARBACK_TLS_PORT": str(self.tls_port)}
+        ports = {"HEARBACK_PORT": str(self.port), "HEARBACK_TLS_PORT": str(self.tls_port)}
+        return {**mine, **ports, **self.env}
 
     def _ends(self) -> str:
         """What those that are not well said last."""

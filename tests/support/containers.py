@@ -8,9 +8,9 @@ from secrets import token_urlsafe
 
 import psycopg2
 import psycopg2.extensions
+from testcontainers.community.postgres import PostgresContainer
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
-from testcontainers.postgres import PostgresContainer
 
 from shared.errors import Unavailable
 from shared.log.kafka import KafkaLog

@@ -167,7 +167,7 @@ def test_lists_page_by_cursor(survey: Asking) -> None:
 
 
 def test_asking_on_the_terminal(survey: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.survey.cli.load", lambda: survey.settings)
+    monkeypatch.setattr("services.survey.cli.load", lambda **_: survey.settings)
     monkeypatch.setattr("services.survey.cli.SystemClock", lambda: survey.clock)
     survey.add()
     dry = CliRunner().invoke(ask_command, ["recommend", "--all", "--dry-run"])

@@ -13,7 +13,7 @@ from tests.support.followup import Browser, Followup
 
 @pytest.fixture
 def run(followup: Followup, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
-    monkeypatch.setattr(cli, "load", lambda: followup.settings)
+    monkeypatch.setattr(cli, "load", lambda **_: followup.settings)
     return CliRunner()
 
 
