@@ -31,6 +31,7 @@ tour: test-environment ## Take the README's pictures again, from a running demo
 test: test-environment ## Run all tests (ARGS="tests/unit -k nps" for some)
 	@.ci/chromium
 	@.ci/kafka
+	@.ci/helm
 	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 	@if [ -z "$(ARGS)" ] && .ci/engine; then $(MAKE) containers; fi
 

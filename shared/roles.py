@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,8 @@ Loop = Callable[[threading.Event], None]
 """Works until the event is set. Raising means: start me again after a while."""
 
 _BEAT = 1.0
+# The main loop goes round ten times a second; not for so long (s) means that the process hangs.
+_HANGS = 30.0
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 # A loop that lasted this long (s) had recovered: the next failure starts from the shortest wait again.
 _STEADY = 30.0
@@ -145,23 +148,40 @@ class Worker:
 
     The report is `home/run/worker-NAME.json`: `{"service", "pid", "beat", "ready", "roles": {role: {"ready",
     "error", "restarts"}}}`, written each second and when a role's state changes; a `beat` (epoch seconds)
-    older than 10 s means that the process hangs or is gone.
+    older than 10 s means that the process hangs or is gone. While it `wait`s its roles are unready.
     """
 
     def __init__(self, context: RoleContext, loops: Mapping[str, Loop], name: str | None = None) -> None:
+        self._threads: list[threading.Thread] = []
+        self._ticked = time.monotonic()
         self.context = context
         self.loops = dict(loops)
         self.name = name or context.service
         self.health = {role: Health() for role in loops}
         self.report = report_path(context.settings.home, self.name)
 
+    def wait(self, obstacle: Callable[[], str], stop: threading.Event) -> bool:
+        """Returns when `obstacle()` says nothing any more; False when `stop` was set before."""
+        while not stop.is_set():
+            said = obstacle()
+            if not said:
+                return True
+            for health in self.health.values():
+                health.failed(said)
+            self._write()
+            self._ticked = time.monotonic()
+            stop.wait(0.2)
+        with contextlib.suppress(OSError):
+            self.report.unlink(missing_ok=True)
+        return False
+
     def run(self, stop: threading.Event) -> None:
         """Works until `stop` is set, then waits for the roles to end what they are at."""
-        threads = [
+        self._threads = [
             threading.Thread(target=self._keep, args=(role, loop, stop), name=role, daemon=True)
             for role, loop in self.loops.items()
         ]
-        for thread in threads:
+        for thread in self._threads:
             thread.start()
         said = ""
         waited = _BEAT
@@ -170,12 +190,32 @@ class Worker:
             if state != said or waited >= _BEAT:
                 self._write()
                 said, waited = state, 0.0
+            self._ticked = time.monotonic()
             stop.wait(0.1)
             waited += 0.1
-        for thread in threads:
+        for thread in self._threads:
             thread.join(timeout=20)
         with contextlib.suppress(OSError):
             self.report.unlink(missing_ok=True)
+
+    def alive(self) -> bool:
+        """Whether the process does not hang: it goes round, and no role's thread has ended by itself.
+
+        How its neighbours are (database, log, providers) has no part in it.
+        """
+        fresh = time.monotonic() - self._ticked < _HANGS
+        return fresh and all(thread.is_alive() for thread in self._threads)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report."""
+        roles = {role: health.as_dict() for role, health in self.health.items()}
+        return {
+            "service": self.context.service,
+            "pid": os.getpid(),
+            "beat": datetime.now().timestamp(),  # noqa: DTZ005 (epoch seconds, to compare with others' wall clock)
+            "ready": all(role["ready"] for role in roles.values()),
+            "roles": roles,
+        }
 
     def _keep(self, role: str, loop: Loop, stop: threading.Event) -> None:
         """Runs one role again and again, ever slower while it keeps failing."""
@@ -202,18 +242,10 @@ class Worker:
                 stop.wait(wait)
 
     def _write(self) -> None:
-        roles = {role: health.as_dict() for role, health in self.health.items()}
-        report = {
-            "service": self.context.service,
-            "pid": os.getpid(),
-            "beat": datetime.now().timestamp(),  # noqa: DTZ005 (epoch seconds, to compare with others' wall clock)
-            "ready": all(role["ready"] for role in roles.values()),
-            "roles": roles,
-        }
         new = self.report.with_suffix(f".{os.getpid()}.new")
         try:
             self.report.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps(report))
+            new.write_text(json.dumps(self.as_dict()))
             new.replace(self.report)
         except OSError as error:  # a full disk must not end the work itself
             _log.warning("worker report not written", error=str(error))

@@ -46,7 +46,8 @@ class Settings:
     is at least 32 characters. `trusted_proxies` is how many reverse proxies stand in front of us and set
     X-Forwarded-…; with 0 those headers are not believed. `log` is None when nobody chose one: then it is
     the one in use (`shared.log.in_use`), at the beginning the embedded one. What a provider needs is None
-    unless it is chosen. `extra_ca` are certificates (PEM) trusted besides the system's.
+    unless it is chosen. `extra_ca` are certificates (PEM) trusted besides the system's. `health_port` is
+    where a worker answers probes; 0: nowhere.
     """
 
     home: Path
@@ -57,6 +58,7 @@ class Settings:
     public_url: str = "http://127.0.0.1:8080"
     survey_url: str = "http://127.0.0.1:8080"
     followup_url: str = "http://127.0.0.1:8080"
+    health_port: int = 0
     log: Literal["embedded", "kafka"] | None = None
     kafka: KafkaSettings | None = None
     mail: Literal["mailbox", "sendgrid", "smtp"] = "mailbox"
@@ -172,6 +174,7 @@ def load(
                 public_url=(env.str("HEARBACK_PUBLIC_URL", "") or here).rstrip("/"),
                 survey_url=(env.str("HEARBACK_SURVEY_URL", "") or here).rstrip("/"),
                 followup_url=(env.str("HEARBACK_FOLLOWUP_URL", "") or here).rstrip("/"),
+                health_port=env.int("HEARBACK_HEALTH_PORT", 0, validate=Range(0, 65535)),
                 log=log,  # type: ignore[arg-type] # OneOf has checked it
                 kafka=kafka,
                 mailbox_url=(env.str("HEARBACK_MAILBOX_URL", "") or here).rstrip("/"),

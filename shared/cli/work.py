@@ -9,26 +9,33 @@ import time
 from typing import Any
 
 import click
-import structlog
 
-from shared import telemetry
+from shared import presence, telemetry
 from shared.cli import show
 from shared.cli.owner import become_owner
 from shared.clock import SystemClock
 from shared.db import Database, is_transient
 from shared.embedded import processes, readiness
 from shared.embedded.app import MAILBOX
+from shared.errors import HearbackError
 from shared.events.catalog import TOPICS
 from shared.events.workers import brief
+from shared.health_port import health_port
 from shared.ids import SystemIds
 from shared.log import in_use
-from shared.migrate import head, version
+from shared.migrate import OldVersionRuns, head, version
 from shared.migrate import migrate as migrate_database
+from shared.presence import present
 from shared.roles import ROLES, RoleContext, Worker, load_roles
 from shared.settings import DATABASES, SERVICES, Settings, home_folder, load
 
 _SERVICE = click.Choice(SERVICES)
-_log = structlog.get_logger("hearback.roles")
+
+
+class Outgrown(HearbackError):
+    """The tables were taken on to a version that does not serve this process any more."""
+
+    slug = "outgrown"
 
 
 @click.command()
@@ -37,8 +44,9 @@ _log = structlog.get_logger("hearback.roles")
 def run(service: str, roles: tuple[str, ...]) -> None:
     """Run ROLES of SERVICE in the foreground: web, or any of relay, consumer, sender, clock.
 
-    Without a role all but web. SIGTERM ends it when what it is at is done. The mailbox, the stand-in for
-    providers of mail and SMS, is served by `run mailbox web`.
+    Without a role all but web. It waits, unready, until the tables are those that it needs. SIGTERM ends it
+    when what it is at is done. The mailbox, the stand-in for providers of mail and SMS, is served by
+    `run mailbox web`.
     """
     become_owner(home_folder())
     if "web" in roles:
@@ -58,40 +66,44 @@ def run(service: str, roles: tuple[str, ...]) -> None:
     missing = [role for role in roles if role not in known]
     if missing:
         raise click.UsageError(f"{service} has no {missing[0]}; it has: {', '.join(known)}.")
-    wanted = [role for role in known if not roles or role in roles]
+    _work(settings, service, [role for role in known if not roles or role in roles], whole=not roles)
+
+
+def _work(settings: Settings, service: str, wanted: list[str], *, whole: bool) -> None:
+    """Runs the roles until SIGTERM. Raises `Outgrown` when the tables stopped serving this version."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    refusals: list[str] = []
+
+    def refused(said: str) -> None:
+        refusals.append(said)
+        stop.set()
+
     context = RoleContext(settings, service, SystemClock(), SystemIds(), database(settings, service))
-    if not _tables_are_there(context, stop):
-        return
-    name = service if not roles else "-".join([service, *wanted])
-    with processes.pid_file(settings.home, f"worker-{name}"):
-        Worker(context, {role: known[role](context) for role in wanted}, name).run(stop)
+    known = load_roles(service)
+    name = service if whole else "-".join([service, *wanted])
+    worker = Worker(context, {role: known[role](context) for role in wanted}, name)
+    with (
+        processes.pid_file(settings.home, f"worker-{name}"),
+        health_port(settings.host, settings.health_port, worker.alive, worker.as_dict),
+        present(f"{service} {' '.join(wanted)}", presence.places(settings, [service]), refused) as here,
+    ):
+        if worker.wait(lambda: here.refusal(service) or _other_log(context), stop):
+            worker.run(stop)
+    if refusals:
+        raise Outgrown(refusals[0])
 
 
-def _tables_are_there(context: RoleContext, stop: threading.Event) -> bool:
-    """Waits until the database answers with the tables that this program needs; False when told to stop.
-
-    Raises `WrongLog` when events are on another log than the settings name.
-    """
-    service, said = context.service, ""
-    while not stop.is_set():
-        try:
-            found = version(service, context.settings.database_urls[service])
-            if found == head(service):
-                in_use.require(context.db, context.settings)
-                return True
-            waits_for = f"its tables are at version {found or 'none'}, and {head(service)} is needed"
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            waits_for = brief(error)
-        if waits_for != said:
-            _log.warning("waiting for the database", reason=waits_for)
-            said = waits_for
-        stop.wait(0.5)
-    return False
+def _other_log(context: RoleContext) -> str:
+    """Why it cannot be known yet which log is in use. Raises `WrongLog` when it is not the settings' one."""
+    try:
+        in_use.require(context.db, context.settings)
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        return brief(error)
+    return ""
 
 
 def database(settings: Settings, service: str) -> Database:
@@ -100,13 +112,50 @@ def database(settings: Settings, service: str) -> Database:
 
 
 @click.command()
-def migrate() -> None:
-    """Bring the tables of all databases to the version this program needs."""
-    settings = load()
-    for name in DATABASES:
-        changed = migrate_database(name, settings.database_urls[name])
-        click.echo(f"{name}: {'migrated' if changed else 'up to date'}")
+@click.option(
+    "--expand",
+    is_flag=True,
+    help="Only what the version that runs now can live with; the rest waits for the next `migrate`.",
+)
+@click.option(
+    "--wait",
+    default=0.0,
+    type=click.FloatRange(0),
+    help="Seconds to wait for processes of an older version to end.",
+    show_default=True,
+)
+def migrate(expand: bool, wait: float) -> None:
+    """Bring the tables of all databases to the version this program needs.
+
+    What only adds is done at once, under traffic. What takes away something that an older version uses is
+    refused while a process of such a version runs (exit code 1).
+    """
+    settings = load(databases=SERVICES)
+    # With Kafka the embedded log's database is needed by the mailbox only.
+    names = [name for name in DATABASES if name in settings.database_urls or settings.log != "kafka"]
+    changed = [
+        name for name in names if migrate_database(name, settings.database_urls[name], expand_only=True)
+    ]
+    refusals = []
+    for name in names:
+        url = settings.database_urls[name]
+        try:
+            if not expand and migrate_database(name, url, wait=wait):
+                changed.append(name)
+        except OldVersionRuns as error:
+            refusals.append(error.message)
+        click.echo(f"{name}: {'migrated' if name in changed else 'up to date'}{_left(name, url)}")
     in_use.open_in_use(settings).ensure_topics()
+    if refusals:
+        raise OldVersionRuns("\n".join(refusals))
+
+
+def _left(name: str, url: str) -> str:
+    """What is still to be done in a database, as the end of a line; empty for nothing."""
+    found = version(name, url)
+    if found is None or found >= head(name):
+        return ""
+    return f", at {found}; what takes something away, up to {head(name)}, waits"
 
 
 @click.command()

@@ -136,7 +136,7 @@ def _manager(installation: Installation) -> str:
 
 def _database(settings: Settings, name: str) -> str:
     found = version(name, settings.database_urls[name])
-    if found != head(name):
+    if found is None or found < head(name):
         raise CannotRunHere(
             f"its tables are at version {found or 'none'}, {head(name)} is needed: run `hearback migrate`"
         )

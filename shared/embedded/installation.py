@@ -30,7 +30,7 @@ from shared.embedded.supervisor import POSTGRES, WEB, Supervisor
 from shared.errors import HearbackError
 from shared.ids import SystemIds
 from shared.log import move
-from shared.migrate import head, migrate, version
+from shared.migrate import GONE_SECONDS, head, migrate, version
 from shared.provider_settings import PREFIXES
 from shared.settings import DATABASES, SERVICES, Settings, load, reachable
 
@@ -156,7 +156,9 @@ class Installation:
         with progress.step("Preparing the tables") as told:
             for name in DATABASES:
                 told(name)
-                migrate(name, settings.database_urls[name])
+                # On our own server nobody is left now; elsewhere those we killed count as gone in a moment.
+                ours = not _setting(f"{name.upper()}_DATABASE_URL")
+                migrate(name, settings.database_urls[name], alone=ours, wait=GONE_SECONDS + 10)
         try:
             move.start_with(settings)
         except HearbackError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from granian.constants import Interfaces
 from granian.server.mp import MPServer
 
-from shared import telemetry
+from shared import presence, telemetry
 from shared.embedded import processes
 from shared.embedded.app import MAILBOX, module, mounted
 from shared.settings import DATABASES, SERVICES, load
@@ -62,7 +63,12 @@ def create() -> object:
     """What each forked worker serves."""
     die_with_parent()
     services = [name for name in os.environ.get(_MOUNTED, "").split(",") if name] or SERVICES
-    return mounted(load(databases=databases(services)), services)
+    settings = load(databases=databases(services))
+    names = ["log" if name == MAILBOX else name for name in services]
+    here = presence.Presence(f"{' '.join(services)} web", presence.places(settings, names)).start()
+    # A forked worker ends without running what `atexit` knows.
+    multiprocessing.util.Finalize(None, here.stop, exitpriority=1)
+    return mounted(settings, services)
 
 
 def databases(services: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from psycopg2.errors import QueryCanceled
+from psycopg2.errors import QueryCanceled, UndefinedColumn, UndefinedTable
 
 from shared.db import Database, Tx, is_transient
 from shared.errors import HearbackError
@@ -30,6 +30,9 @@ PARK_LIMIT = 20
 PARK_WINDOW = timedelta(minutes=1)
 # A statement that ran out of time is tried again: the machine may be busy. The third time it is the event.
 TIMEOUTS = 3
+
+# The tables are those of another version, amid an upgrade perhaps: no event is to blame.
+_OTHER_TABLES = (UndefinedColumn, UndefinedTable)
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -114,7 +117,7 @@ class Consumer:
                 self._apply(tx, items)
                 crash_at("consumer.before_commit")
         except Exception as error:
-            if is_transient(error):
+            if is_transient(error) or isinstance(error, _OTHER_TABLES):
                 raise
             for entry in entries:
                 self._one(entry)
@@ -125,7 +128,7 @@ class Consumer:
             with self.db.transaction() as tx:
                 self._apply(tx, [item])
         except Exception as error:
-            if is_transient(error) or self._may_be_load(entry, error):
+            if is_transient(error) or isinstance(error, _OTHER_TABLES) or self._may_be_load(entry, error):
                 raise
             self._park(entry, error)
 

@@ -36,15 +36,22 @@ def blueprint(here: Service, observer: Observer) -> Blueprint:
     @bp.get("/readyz")
     @public
     def readyz() -> tuple[Response, int]:
-        """Ready means: the database answers and has our tables. The log's trouble only shows in the body."""
+        """Ready means: the database answers and its tables serve us. The log's trouble shows in the body.
+
+        Tables of a newer version serve as long as they have lost nothing that this one uses.
+        """
         body: dict[str, Any] = {"service": here.name, "role": "web"}
         try:
-            body |= backlog(here)
-            ready = body["schema"] == _head(here.name)
-            body["database"] = "ok" if ready else "its tables are of another version"
+            problem = _unfit(here)
+            if not problem:
+                body |= backlog(here)
+            body["database"] = "ok" if not problem else "its tables are of another version"
         except (psycopg2.Error, HearbackError):
-            ready = False
-            body["database"] = "does not answer, or has no tables"
+            problem = f"The database of {here.name} does not answer."
+            body["database"] = "does not answer"
+        ready = not problem
+        if problem:
+            body["problem"] = problem
         body["log"] = lag.value()
         body["status"] = "ready" if ready else "unready"
         return jsonify(body), 200 if ready else 503
@@ -75,8 +82,11 @@ def backlog(here: Service) -> dict[str, Any]:
     return row or {}
 
 
-def _head(name: str) -> str:
-    return str(import_module("shared.migrate").head(name))
+def _unfit(here: Service) -> str:
+    """Why this process cannot work on the tables, or is not noted as one that does; empty when it can."""
+    with here.db.separate() as tx:
+        said: str = import_module("shared.migrate").unfit(here.name, tx.cur)
+    return said or str(import_module("shared.presence").refusal(here.name))
 
 
 def _lag_of(here: Service) -> Callable[[], Any]:

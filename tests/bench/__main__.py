@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from tests.bench import answers, consumers, importing, loop, machine, relay, sending
+from tests.bench import answers, consumers, importing, loop, machine, relay, roles, sending
 from tests.bench.ground import Ground
 from tests.bench.table import Row, Table, calibration
 
@@ -29,6 +29,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
     "sendgrid": sending.over_tls,
     "loop": loop.sustained,
     "import": importing.customers,
+    "roles": roles.per_thousand,
     "machine": machine.starts_and_memory,
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shared.log import open_log
 from tests.support.kafka import JARS, Broker
-from tests.support.postgres import FreshDatabases, TestPostgres
+from tests.support.postgres import EmbeddedServer, FreshDatabases, TestPostgres
 from tests.support.running import Running, running
 
 # The fixed share of answers: of ten customers, one on each of these scores.
@@ -76,6 +76,19 @@ class Ground:
                 topics.ensure_topics()
                 topics.close()
             yield found
+
+    def postgres_pid(self) -> int:
+        """The postmaster's process id; its children do the work."""
+        server = self.postgres.server
+        assert isinstance(server, EmbeddedServer)
+        pid = server.pid()
+        assert pid is not None
+        return pid
+
+    def broker_pid(self) -> int | None:
+        """The broker's process id, once there is one."""
+        process = self._broker.process if self._broker else None
+        return process.pid if process else None
 
     def _kafka(self) -> Broker:
         """One broker, started when it is first asked for."""

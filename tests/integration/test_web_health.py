@@ -52,11 +52,27 @@ def test_without_its_database_a_process_lives_but_is_not_ready() -> None:
     assert answer.status_code == 503 and answer.json and answer.json["status"] == "unready"
 
 
-def test_tables_of_another_version_are_not_ready(app: Flask, client: FlaskClient) -> None:
+def test_newer_tables_serve_as_long_as_nothing_was_taken_away(app: Flask, client: FlaskClient) -> None:
     here: Service = app.extensions["hearback"]
     with here.db.transaction() as tx:
         tx.execute("UPDATE alembic_version SET version_num = '9999'")
-    assert client.get("/survey/readyz").status_code == 503
+    assert client.get("/survey/readyz").status_code == 200
+    with here.db.transaction() as tx:
+        tx.execute("INSERT INTO schema_floor (oldest) VALUES ('9999')")
+    answer = client.get("/survey/readyz")
+    assert answer.status_code == 503 and answer.json and "was made by a newer one" in answer.json["problem"]
+
+
+def test_older_tables_are_not_ready_and_the_body_says_what_to_do(app: Flask, client: FlaskClient) -> None:
+    here: Service = app.extensions["hearback"]
+    with here.db.transaction() as tx:
+        tx.execute("UPDATE alembic_version SET version_num = '0001'")
+    answer = client.get("/survey/readyz")
+    assert answer.status_code == 503 and answer.json and "hearback migrate" in answer.json["problem"]
+    with here.db.transaction() as tx:
+        tx.execute("DROP TABLE alembic_version")
+    answer = client.get("/survey/readyz")
+    assert answer.status_code == 503 and answer.json and "no tables yet" in answer.json["problem"]
 
 
 def test_counters_are_for_this_machine_and_for_keys(app: Flask, client: FlaskClient) -> None:

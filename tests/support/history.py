@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import urllib3
@@ -48,6 +49,8 @@ class Answers:
     acks: list[Ack] = field(default_factory=list)
     refused: int = 0
     """How many answers had to be sent once more."""
+    where: Callable[[], str] | None = None
+    """Where each attempt goes to; by default to the installation's web."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -68,7 +71,7 @@ class Answers:
             try:
                 reply = self.http.request(
                     "POST",
-                    f"{self.running.url}/a/{person.token}",
+                    f"{self.where() if self.where else self.running.url}/a/{person.token}",
                     fields=fields,
                     encode_multipart=False,
                     headers={"Accept": "application/json"},
@@ -110,10 +113,8 @@ class Answers:
 
 
 @dataclass
-class History(Answers):
-    """Answers to real messages of an installation whose processes are `cast`."""
-
-    cast: Cast = field(kw_only=True)
+class Asked(Answers):
+    """Answers to real messages of an installation."""
 
     def invite(self, count: int = 12) -> None:
         """Customers, some of them of one account, are asked by mail. Needs web, survey's sender running."""
@@ -146,6 +147,13 @@ class History(Answers):
             if match:
                 one.token = match[1]
         return all(one.token for one in self.people)
+
+
+@dataclass
+class History(Asked):
+    """The same, of an installation whose processes are `cast`."""
+
+    cast: Cast = field(kw_only=True)
 
 
 class Traffic:

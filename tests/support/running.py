@@ -86,13 +86,14 @@ class Running:
 
     Processes are started and killed one by one; nothing starts them again but the test. `crash_at`
     names a point of `shared.faults`; the process that passes it first dies, once. All of them get what
-    is in `environment` besides.
+    is in `environment` besides. The program is the one in the folder `root`.
     """
 
     settings: Settings
     environment: Mapping[str, str] = field(default_factory=dict)
     processes: list[Process] = field(default_factory=list)
     databases: dict[str, Database] = field(default_factory=dict)
+    root: Path = ROOT
 
     @property
     def url(self) -> str:
@@ -141,7 +142,7 @@ class Running:
         """Runs `hearback WORDS…` to its end, with `env` besides what all processes get."""
         return subprocess.run(
             [*find_owner(self.settings.home).prefix, sys.executable, "-m", "shared.cli", *words],
-            cwd=ROOT,
+            cwd=self.root,
             env=self._environment() | env,
             capture_output=True,
             text=True,
@@ -221,7 +222,11 @@ class Running:
         output = folder / f"{name}-{len(self.processes)}.out"
         with output.open("wb") as file:
             popen = subprocess.Popen(
-                [*find_owner(folder).prefix, *command], cwd=ROOT, env=environment, stdout=file, stderr=file
+                [*find_owner(folder).prefix, *command],
+                cwd=self.root,
+                env=environment,
+                stdout=file,
+                stderr=file,
             )
         process = Process(name, popen, output, marker)
         self.processes.append(process)
@@ -241,7 +246,7 @@ class Running:
             **({"HEARBACK_LOG": settings.log} if settings.log else {}),
             **(_brokers(settings.kafka) if settings.kafka else {}),
             "HOME": str(settings.home),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(self.root),
             **self.environment,
         }
 

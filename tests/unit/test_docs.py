@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from shared.db import Database
+from shared.embedded.web import THREADS, WORKERS
+from shared.events.catalog import TOPICS
+from shared.events.outbox import SHARDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("services/*/README.md")])
@@ -35,3 +41,15 @@ def test_the_architecture_names_files_that_exist() -> None:
     named = re.findall(r"`((?:services|shared|tests)/[\w/.]+\.(?:py|html))`", text)
     assert named
     assert [name for name in named if "/X/" not in name and not (ROOT / name).exists()] == []
+
+
+def test_the_page_on_scaling_counts_with_the_real_settings() -> None:
+    text = (ROOT / "docs/scaling.md").read_text()
+    [pool] = [field.default for field in fields(Database) if field.name == "pool_size"]
+    assert isinstance(pool, int) and (WORKERS, THREADS) == (2, 4)
+    assert f"| web | {WORKERS * pool}: two processes, a pool of {pool} each |" in text
+    assert f"max_connections ≥ {WORKERS * pool} · webs + {pool} · (relays + consumers" in text
+    assert f"**{max(topic.partitions for topic in TOPICS.values())} consumers**" in text
+    assert f"**{SHARDS} relays**" in text
+    alone = sorted(topic.name for topic in TOPICS.values() if topic.partitions == 1)
+    assert alone == ["changes", "settings", "staff"] and "`settings`, `changes` and `staff` one" in text

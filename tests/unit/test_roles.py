@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import urllib3
 
+import shared.roles
 from shared.clock import SystemClock
 from shared.db import Database
+from shared.health_port import PortTaken, health_port
 from shared.ids import SystemIds
 from shared.roles import Health, RoleContext, Worker, every, health, read_report, report_path, together
 from shared.settings import Settings
+from tests.support.running import free_port
 
 
 @pytest.fixture
@@ -115,3 +121,78 @@ def test_loops_together_end_together() -> None:
 def test_outside_a_role_nobody_reads_the_health() -> None:
     health().ok()
     assert isinstance(health(), Health) and not health().ready
+
+
+def asked(port: int, path: str) -> tuple[int, dict[str, Any]]:
+    reply = urllib3.request("GET", f"http://127.0.0.1:{port}{path}", retries=False, timeout=10)
+    return reply.status, reply.json()
+
+
+def test_probes_tell_a_live_process_from_one_that_can_work(context: RoleContext) -> None:
+    def deaf(stop: threading.Event) -> None:
+        health().failed("the log is gone")
+        stop.wait()
+
+    worker = Worker(context, {"relay": deaf})
+    with health_port("127.0.0.1", free_port(), worker.alive, worker.as_dict) as port:
+        stop, thread = running(worker)
+        until(lambda: asked(port, "/survey/readyz")[1]["roles"]["relay"]["error"] == "the log is gone")
+        assert asked(port, "/survey/readyz")[0] == 503
+        # The log is a neighbour: it is no reason to restart us.
+        assert asked(port, "/survey/healthz") == (200, {"status": "alive"})
+        worker.health["relay"].ok()
+        assert asked(port, "/survey/readyz")[0] == 200
+        assert asked(port, "/anything")[0] == 404
+        stop.set()
+        thread.join()
+    with pytest.raises(urllib3.exceptions.HTTPError):
+        asked(port, "/survey/healthz")
+
+
+def test_a_process_whose_main_loop_stands_still_or_lost_a_role_does_not_count_as_alive(
+    context: RoleContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(context, {"clock": every(0.05, lambda: False)})
+    stop, thread = running(worker)
+    until(lambda: worker.health["clock"].ready)
+    assert worker.alive()
+    stop.set()
+    thread.join()
+    assert not worker.alive()  # its role's thread has ended
+    waiting = Worker(context, {"clock": every(0.05, lambda: False)})
+    assert waiting.alive()
+    monkeypatch.setattr(shared.roles, "_HANGS", 0.01)
+    until(lambda: not waiting.alive())
+
+
+def test_a_port_for_probes_that_is_taken_is_named(context: RoleContext) -> None:
+    worker = Worker(context, {})
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = int(taken.getsockname()[1])
+        with pytest.raises(PortTaken, match=f"HEARBACK_HEALTH_PORT: port {port}"):
+            with health_port("127.0.0.1", port, worker.alive, worker.as_dict):
+                pass
+    with health_port("127.0.0.1", 0, worker.alive, worker.as_dict) as none:
+        assert none == 0
+
+
+def test_waits_unready_and_says_for_what(context: RoleContext) -> None:
+    worker = Worker(context, {"relay": every(0.05, lambda: False)})
+    obstacle = ["the tables are old"]
+    went_on: list[bool] = []
+    stop = threading.Event()
+    waiting = threading.Thread(
+        target=lambda: went_on.append(worker.wait(lambda: obstacle[0] if obstacle else "", stop))
+    )
+    waiting.start()
+    until(lambda: read_report(context.settings.home, "survey") is not None)
+    report = read_report(context.settings.home, "survey")
+    assert report and not report["ready"] and report["roles"]["relay"]["error"] == "the tables are old"
+    assert worker.alive()
+    obstacle.clear()
+    waiting.join()
+    assert went_on == [True]
+    stop.set()
+    assert not worker.wait(lambda: "for ever", stop)

@@ -6,6 +6,7 @@ revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
 branch_labels = None
 depends_on = None
+phase = "expand"  # "contract" when it takes away what the version before this one uses
 
 
 def upgrade() -> None:
