@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import secrets
 import time
@@ -19,7 +18,7 @@ from tests.bench.ground import SCORES, Ground
 from tests.bench.load import get
 from tests.bench.seed import Answer, Campaign
 from tests.bench.table import Row, calibration
-from tests.support.providers import API_KEY, StandIn, stand_in
+from tests.support.providers.stand_in import StandIn, stand_in
 from tests.support.running import TOKEN, Process, Running
 
 _CUSTOMERS = 2_000
@@ -73,13 +72,7 @@ def _measured(ground: Ground, log: str, repeats: int) -> _Figures:
         calibration()
         figures.unit.append(time.process_time() - began)
         with stand_in() as provider, ground.installation(log) as running:
-            running.environment = {
-                "HEARBACK_MAIL": "sendgrid",
-                "HEARBACK_EXTRA_CA": provider.ca,
-                "SENDGRID_API_KEY": API_KEY,
-                "SENDGRID_API_URL": provider.url,
-                "SENDGRID_WEBHOOK_PUBLIC_KEY": base64.b64encode(provider.webhook_key).decode(),
-            }
+            running.environment = provider.environment()
             _once(ground, running, provider, figures)
     return figures
 
@@ -98,7 +91,7 @@ def _once(ground: Ground, running: Running, provider: StandIn, figures: _Figures
     with running.db("survey").transaction() as tx:
         program = programs.ensure_default(tx)
         ask.start(tx, str(program["id"]), {"all": True}, "bench")
-    running.wait(lambda: len(provider.taken) >= _CUSTOMERS, None, "all mails")
+    running.wait(lambda: len(provider.sendgrid.mails) >= _CUSTOMERS, None, "all mails")
     running.settle()
     _note(figures, "messages", _since(before, _spent(ground, processes)))
 
@@ -145,10 +138,17 @@ def _customers(running: Running) -> dict[str, str]:
 def _forms(provider: StandIn, people: Mapping[str, str]) -> list[Answer]:
     """What everybody will send, out of the mails that they got."""
     forms = []
-    for n, mail in enumerate(provider.taken):
-        found = next((TOKEN.search(part["value"]) for part in mail.body["content"]), None)
+    for n, mail in enumerate(provider.sendgrid.mails):
+        found = next((TOKEN.search(part["value"]) for part in mail["content"]), None)
         assert found, "a mail without a link to answer"
-        forms.append(Answer(found[1], secrets.token_urlsafe(16), SCORES[n % len(SCORES)], people[mail.to]))
+        forms.append(
+            Answer(
+                found[1],
+                secrets.token_urlsafe(16),
+                SCORES[n % len(SCORES)],
+                people[mail["personalizations"][0]["to"][0]["email"]],
+            )
+        )
     return forms
 
 
