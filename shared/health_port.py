@@ -1,4 +1,8 @@
-"""Where a worker, which serves no pages, answers probes over HTTP: whether it lives, whether it is ready."""
+"""Where a process answers probes by a thread that does nothing else: whether it lives, whether it is ready.
+
+A worker serves no pages. A web does, but its threads may all be waiting for a database that hangs: that is no
+reason to restart it.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +35,7 @@ def health_port(
         yield 0
         return
     server = _server(host, port, alive, report)
-    thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="health-port", daemon=True)
-    thread.start()
+    thread = _serve(server)
     try:
         yield int(server.server_address[1])
     finally:
@@ -41,8 +44,23 @@ def health_port(
         thread.join()
 
 
+def alive_port(host: str, port: int) -> None:
+    """From now on answers `…/healthz` as long as this process goes round; its siblings share the port.
+
+    With `port` 0 there is none. Raises `PortTaken`.
+    """
+    if port:
+        _serve(_server(host, port, lambda: True, None))
+
+
+def _serve(server: ThreadingHTTPServer) -> threading.Thread:
+    thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="health-port", daemon=True)
+    thread.start()
+    return thread
+
+
 def _server(
-    host: str, port: int, alive: Callable[[], bool], report: Callable[[], Mapping[str, Any]]
+    host: str, port: int, alive: Callable[[], bool], report: Callable[[], Mapping[str, Any]] | None
 ) -> ThreadingHTTPServer:
     class Probe(BaseHTTPRequestHandler):
         # A prober that says nothing must not keep a thread for ever.
@@ -53,11 +71,11 @@ def _server(
             if path.endswith("/healthz"):
                 lives = alive()
                 self._reply(200 if lives else 503, {"status": "alive" if lives else "hangs"})
-            elif path.endswith("/readyz"):
+            elif path.endswith("/readyz") and report is not None:
                 said = report()
                 self._reply(200 if said["ready"] else 503, said)
             else:
-                self._reply(404, {"status": "there are healthz and readyz here"})
+                self._reply(404, {"status": "there is no such thing here"})
 
         def _reply(self, status: int, body: Mapping[str, Any]) -> None:
             data = json.dumps(body).encode()
@@ -72,6 +90,7 @@ def _server(
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        allow_reuse_port = report is None
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
     try:

@@ -47,7 +47,7 @@ class Settings:
     X-Forwarded-…; with 0 those headers are not believed. `log` is None when nobody chose one: then it is
     the one in use (`shared.log.in_use`), at the beginning the embedded one. What a provider needs is None
     unless it is chosen. `extra_ca` are certificates (PEM) trusted besides the system's. `health_port` is
-    where a worker answers probes; 0: nowhere.
+    where probes are answered; 0: nowhere.
     """
 
     home: Path

@@ -18,6 +18,7 @@ from granian.server.mp import MPServer
 from shared import presence, telemetry
 from shared.embedded import processes
 from shared.embedded.app import MAILBOX, module, mounted
+from shared.health_port import alive_port
 from shared.settings import DATABASES, SERVICES, load
 
 WORKERS, THREADS = 2, 4
@@ -68,6 +69,7 @@ def create() -> object:
     here = presence.Presence(f"{' '.join(services)} web", presence.places(settings, names)).start()
     # A forked worker ends without running what `atexit` knows.
     multiprocessing.util.Finalize(None, here.stop, exitpriority=1)
+    alive_port(settings.host, settings.health_port)
     return mounted(settings, services)
 
 

@@ -8,11 +8,13 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -216,19 +218,16 @@ def test_pods_may_do_nothing_but_their_work(rendered: Rendered) -> None:
 def test_a_neighbours_trouble_restarts_nothing_and_takes_unready_pods_out(rendered: Rendered) -> None:
     for (service, role), one in rendered.deployments().items():
         inner = container(one)
-        [port] = inner["ports"]
+        ports = {port["name"]: port["containerPort"] for port in inner["ports"]}
+        assert ports == {"health": 8081} | ({"http": 8080} if role == "web" else {})
+        for probe in ("livenessProbe", "startupProbe"):
+            assert inner[probe]["httpGet"] == {"path": f"/{service}/healthz", "port": "health"}
+        ready = inner["readinessProbe"]
         if service == "mailbox":
-            assert inner["livenessProbe"]["tcpSocket"] == {"port": "http"}
-            continue
-        assert port == (
-            {"name": "http", "containerPort": 8080}
-            if role == "web"
-            else {"name": "health", "containerPort": 8081}
-        )
-        alive, ready = f"/{service}/healthz", f"/{service}/readyz"
-        assert inner["livenessProbe"]["httpGet"] == {"path": alive, "port": port["name"]}
-        assert inner["startupProbe"]["httpGet"] == {"path": alive, "port": port["name"]}
-        assert inner["readinessProbe"]["httpGet"] == {"path": ready, "port": port["name"]}
+            assert ready["tcpSocket"] == {"port": "http"}
+        else:
+            port = "http" if role == "web" else "health"
+            assert ready["httpGet"] == {"path": f"/{service}/readyz", "port": port}
 
 
 def test_every_role_has_a_disruption_budget_that_lets_nodes_be_drained(rendered: Rendered) -> None:
@@ -541,7 +540,7 @@ def test_the_program_takes_the_settings_that_each_role_gets(rendered: Rendered) 
         settings = load(environment(one, Secrets()), databases=["log" if service == "mailbox" else service])
         assert settings.log == "kafka" and settings.public_url == "https://feedback.example.com"
         assert (settings.host, settings.port) == ("0.0.0.0", 8080)
-        assert settings.health_port == (0 if role == "web" else 8081)
+        assert settings.health_port == 8081
         if (service, role) == ("followup", "sender"):
             assert settings.survey_url == "http://loop-hearback-survey-web:8080"
             assert "loop-hearback-survey-web" in rendered.kind("Service")
@@ -551,11 +550,12 @@ def test_the_program_takes_the_settings_that_each_role_gets(rendered: Rendered) 
 
 
 @contextlib.contextmanager
-def started(workload: Object, urls: Mapping[str, str]) -> Iterator[int]:
+def started(workload: Object, urls: Mapping[str, str], web: int | None = None) -> Iterator[int]:
     """Runs what a pod would run, with just what it would get; yields where it answers probes."""
     port, home = free_port(), Path(tempfile.mkdtemp(prefix="hearback-pod-"))
     given = environment(workload, Secrets(urls)) | {
         "HEARBACK_HOME": str(home / "home"),
+        "HEARBACK_PORT": str(free_port() if web is None else web),
         "HEARBACK_HEALTH_PORT": str(port),
         "HEARBACK_KAFKA_BOOTSTRAP": "127.0.0.1:1",
         "PATH": os.environ["PATH"],
@@ -601,6 +601,26 @@ def test_what_a_pod_gets_is_enough_and_a_gone_log_makes_unready_but_restarts_not
         until(port, "/followup/healthz", 200)
         until(port, "/followup/readyz", ready)
         assert asked(port, "/followup/healthz") == 200
+
+
+def test_a_web_whose_database_hangs_is_unready_and_still_alive() -> None:
+    workload = render().deployments()["survey", "web"]
+    with socket.socket() as hangs:
+        # Takes connections, and never says a word: every thread of the web will wait for it.
+        hangs.bind(("127.0.0.1", 0))
+        hangs.listen(200)
+        urls = {"survey": f"postgresql://survey:x@127.0.0.1:{hangs.getsockname()[1]}/survey"}
+        web = free_port()
+        with started(workload, urls, web) as port:
+            until(port, "/survey/healthz", 200)
+            until(web, "/survey/readyz", 503)
+            with ThreadPoolExecutor(32) as people:
+                waiting = [people.submit(asked, web, "/survey/readyz") for _ in range(32)]
+                began = time.monotonic()
+                for _ in range(20):
+                    assert asked(port, "/survey/healthz") == 200
+                assert time.monotonic() - began < 5
+                assert not all(one.done() for one in waiting), "nobody had to wait: the test tests nothing"
 
 
 def test_the_command_in_the_notes_makes_the_first_administrator(database_urls: FreshDatabases) -> None:

@@ -183,11 +183,19 @@ def test_a_process_that_knows_the_contraction_is_in_nobodys_way(url: str, chain:
 def test_contracting_waits_for_the_last_old_process_as_long_as_it_is_told(url: str, chain: Chain) -> None:
     migrate("log", url)
     with noted("survey web", url) as old:
-        chain.version("new", EXPAND, CONTRACT)
-        leaving = threading.Timer(1.0, old.stop)
-        leaving.start()
-        assert migrate("log", url, wait=60)
-        leaving.join()
+        expand, contract = chain.version("new", EXPAND, CONTRACT)
+        done: list[bool] = []
+        migrating = threading.Thread(target=lambda: done.append(migrate("log", url, wait=60)))
+        migrating.start()
+        until = time.monotonic() + 30
+        while version("log", url) != expand:
+            assert time.monotonic() < until and not done
+            time.sleep(0.02)
+        migrating.join(1.5)  # longer than it takes from one look to the next
+        assert migrating.is_alive() and version("log", url) == expand
+        old.stop()
+        migrating.join(60)
+        assert done == [True] and version("log", url) == contract
     assert not has(url, "compacted")
 
 

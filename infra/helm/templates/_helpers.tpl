@@ -180,9 +180,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
 {{ include "hearback.fromSecret" (dict "name" (printf "HEARBACK_%s_DATABASE_URL" (upper $database)) "secret" $where.secret.name "key" $where.secret.key) }}
 {{- if eq .role "web" }}
 - {name: HEARBACK_TRUSTED_PROXIES, value: {{ .root.Values.ingress.proxies | quote }}}
-{{- else }}
-- {name: HEARBACK_HEALTH_PORT, value: "8081"}
 {{- end }}
+- {name: HEARBACK_HEALTH_PORT, value: "8081"}
 {{- if and (has .role (list "web" "relay" "consumer")) (ne .service "mailbox") }}
 {{- include "hearback.env.kafka" .root }}
 {{- end }}
