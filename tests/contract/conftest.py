@@ -22,6 +22,7 @@ from shared.events.envelope import Event
 from shared.events.relay import Relay
 from shared.ids import SystemIds
 from shared.log import Entry, Log, Source, open_log
+from shared.log.kafka_source import KafkaSource
 from shared.settings import LOGS, Settings
 from tests.support.kafka import Broker
 from tests.support.postgres import FreshDatabases, TestPostgres
@@ -107,6 +108,8 @@ class Bench:
 
     def consumer(self, apply: Apply | None = None, **options: Any) -> Consumer:
         source = self.log.source(GROUP, TOPICS)
+        if isinstance(source, KafkaSource):
+            _join(source)
         return Consumer(GROUP, self.reader, source, apply or self.apply, **options)
 
     def consume(self, consumer: Consumer | None = None) -> None:
@@ -158,6 +161,21 @@ class Bench:
 
     def unread(self) -> int:
         return sum(lag.unread for lag in self.log.lag(GROUP))
+
+
+def _join(source: KafkaSource) -> None:
+    """A member of a group is given nothing until it has joined, which may take a new broker a while."""
+    until = time.monotonic() + 5  # while others of the group stand still, it waits for them in vain
+    while not source._joined().assignment() and time.monotonic() < until:
+        source.poll(1)
+    source.release()
+
+
+def first_batch(consumer: Consumer) -> None:
+    """Runs the consumer until there was something to apply."""
+    until = time.monotonic() + 30
+    while not consumer.run_once():
+        assert time.monotonic() < until, "nothing came"
 
 
 def first_of(source: Source, limit: int) -> list[Entry]:

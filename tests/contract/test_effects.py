@@ -14,7 +14,7 @@ from shared.events import inbox, outbox
 from shared.events.consumer import Consumer, by_type
 from shared.events.envelope import Event
 from shared.log import Entry, Pass, Record
-from tests.contract.conftest import GROUP, KEYS, TOPICS, Bench, first_of, message, only_embedded
+from tests.contract.conftest import GROUP, KEYS, TOPICS, Bench, first_batch, first_of, message, only_embedded
 
 A, B = KEYS[0], KEYS[1]
 
@@ -64,7 +64,7 @@ def test_a_consumer_that_dies_before_its_commit_does_the_work_again(bench: Bench
 
     dying = bench.consumer(die)
     with pytest.raises(Crash):
-        dying.run_once()
+        first_batch(dying)
     assert bench.effects() == []
     dying.source.close()
     bench.consume()
@@ -81,7 +81,7 @@ def test_a_consumer_that_dies_between_its_commit_and_the_offset_has_one_effect(b
 
     dying.source.commit = die  # type: ignore[method-assign]
     with pytest.raises(Crash):
-        dying.run_once()
+        first_batch(dying)
     assert bench.effects(A) == [1, 2]
     assert bench.unread() == 2
     dying.source.close()
@@ -184,8 +184,8 @@ def test_a_transient_fault_parks_nothing_and_is_tried_again(bench: Bench) -> Non
     consumer = bench.consumer(shaky)
     for _ in range(2):
         with pytest.raises(Unavailable):
-            consumer.run_once()
-    assert consumer.run_once()
+            first_batch(consumer)
+    first_batch(consumer)
     assert bench.effects() == [1]
     assert bench.parked() == []
 

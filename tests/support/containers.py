@@ -64,12 +64,12 @@ class ContainerBroker(Broker):
         return self
 
     def _wait(self) -> None:
-        # The engine takes connections before the broker does.
+        # The engine takes connections before the broker does, and that one before it knows of groups.
         log, until = KafkaLog(self.settings()), time.monotonic() + PATIENCE
         try:
             while True:
                 try:
-                    log.ping()
+                    log.lag()
                     return
                 except Unavailable as error:
                     if time.monotonic() > until:
@@ -103,4 +103,5 @@ def _environment(port: int) -> dict[str, str]:
         "KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR": "1",
         "KAFKA_TRANSACTION_STATE_LOG_MIN_ISR": "1",
         "KAFKA_HEAP_OPTS": "-Xmx384m",
+        "KAFKA_JVM_PERFORMANCE_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
     }
