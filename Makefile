@@ -29,7 +29,8 @@ tour: test-environment ## Take the README's pictures again, from a running demo
 
 .PHONY: test
 test: test-environment ## Run all tests (ARGS="tests/unit -k nps" for some)
-	@.ci/chromium
+	@.ci/installed chromium tests/browser chromium chromium-browser google-chrome google-chrome-stable
+	@.ci/installed pgbouncer tests/faults/test_pooler.py pgbouncer /usr/sbin/pgbouncer
 	@.ci/kafka
 	@.ci/helm
 	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
@@ -42,6 +43,7 @@ containers: test-environment ## Run the log's contract, the services' tests and 
 
 .PHONY: faults
 faults: test-environment ## Kill processes at the worst moments and check that nothing is lost (SEEDS=20 for more)
+	@.ci/installed pgbouncer tests/faults/test_pooler.py pgbouncer /usr/sbin/pgbouncer
 	@.ci/kafka
 	@TRIALS=$${TRIALS:-2000} $(bin)/python -m pytest tests/faults $(ARGS)
 

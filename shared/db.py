@@ -55,6 +55,7 @@ class Statement:
     """
 
     def __init__(self, sql: str) -> None:
+        self.sql = sql
         names = list(dict.fromkeys(_NAME.findall(sql)))
         numbered = _NAME.sub(lambda match: f"${names.index(match[1]) + 1}", sql)
         self.name = "hearback_" + hashlib.sha256(numbered.encode()).hexdigest()[:16]
@@ -72,6 +73,7 @@ class _Connection(psycopg2.extensions.connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.prepared: set[str] = set()
+        self.prepares = False
         self.begun = True
         self.pooled = False
         self.later: list[bytes] = []
@@ -179,7 +181,9 @@ class Tx:
         if isinstance(sql, str):
             return sql
         connection: Any = self.cur.connection
-        if connection.pooled and not connection.indexed:
+        if not connection.prepares:
+            return sql.sql
+        if not connection.indexed:
             connection.later.append(b"SET LOCAL enable_seqscan = off")
             connection.indexed = True
         if sql.name not in connection.prepared:
@@ -241,6 +245,11 @@ class Database:
         connection: Any = self.connect()
         # `transaction` begins and ends itself: psycopg2's own BEGIN would be a journey for nothing.
         connection.autocommit = True
+        with connection.cursor() as cur:
+            cur.execute("SELECT pg_backend_pid()")
+            # Whom we were told of is not who answers: a pooler (PgBouncer) is in between. It may give each
+            # transaction another of its connections, which would not know what this one has prepared.
+            connection.prepares = cur.fetchone()["pg_backend_pid"] == connection.get_backend_pid()
         connection.pooled = True
         return connection  # type: ignore[no-any-return]
 

@@ -1,0 +1,134 @@
+"""Fault 15: a pooler in transaction mode with few connections, killed and started again under load."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import urllib3
+
+from shared.clock import SystemClock
+from shared.db import Database, Statement
+from shared.ids import SystemIds
+from shared.settings import SERVICES
+from tests.faults.conftest import PEOPLE, SEEDS
+from tests.support.checker import check
+from tests.support.history import History
+from tests.support.pgbouncer import PgBouncer
+from tests.support.postgres import FreshDatabases, TestPostgres
+from tests.support.running import Cast, running
+
+# Less than the eight threads of the web, not to speak of the workers.
+SIZE = 3
+# Two seconds for a connection of the pool, and what a busy machine adds.
+BOUND = 8.0
+
+
+@pytest.fixture(scope="module")
+def pooler(postgres: TestPostgres) -> Iterator[PgBouncer]:
+    """In front of all three services' databases; the log's consumers keep connections of their own."""
+    urls = FreshDatabases(postgres)
+    connection = postgres.server.connect()
+    with connection.cursor() as cur:
+        for name in SERVICES:
+            database = urls[name].rsplit("/", 1)[1]
+            # What connection options cannot say through a pooler (docs/scaling.md).
+            cur.execute(f"ALTER ROLE {name} IN DATABASE {database} SET timezone = 'UTC'")
+            for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
+                cur.execute(f"ALTER ROLE {name} IN DATABASE {database} SET {setting} = '30s'")
+    connection.close()
+    made = PgBouncer({name: urls[name] for name in SERVICES}, SIZE)
+    made.urls["log"] = urls["log"]
+    yield made.start()
+    made.close()
+    urls.drop()
+
+
+@pytest.fixture(scope="module", params=SEEDS, ids=lambda seed: f"seed{seed}")
+def history(request: pytest.FixtureRequest, pooler: PgBouncer) -> Iterator[History]:
+    with running(pooler.urls) as installation:
+        made = History(installation, request.param, cast=Cast(installation))
+        made.invite(PEOPLE)
+        installation.settle()
+        yield made
+
+
+def _stuck(postgres: TestPostgres, history: History) -> int:
+    """How many transactions are open, and nobody at work in them, for longer than a second."""
+    names = [history.running.settings.database_urls[name].rsplit("/", 1)[1] for name in SERVICES]
+    connection = postgres.server.connect()
+    try:
+        with connection.cursor() as cur:
+            cur.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = ANY(%s)"
+                " AND state LIKE 'idle in transaction%%' AND state_change < now() - interval '1 second'",
+                (names,),
+            )
+            row = cur.fetchone()
+            assert row is not None
+            return int(row[0])
+    finally:
+        connection.close()
+
+
+def test_fault_15_many_share_few_connections(history: History) -> None:
+    errors: list[BaseException] = []
+
+    def answer(part: int) -> None:
+        try:
+            for person in history.people[part::8]:
+                history.answer(person)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=answer, args=(part,)) for part in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    history.running.settle()
+    check(history)
+
+
+def test_fault_15_a_pooler_that_dies_costs_a_clear_word_and_nothing_else(
+    history: History, pooler: PgBouncer, postgres: TestPostgres
+) -> None:
+    first, *others = history.people
+    history.answer(first)
+    pooler.kill()
+    http = urllib3.PoolManager(timeout=30, retries=False)
+    for _ in range(6):
+        began = time.monotonic()
+        reply = http.request(
+            "POST",
+            f"{history.running.url}/a/{others[0].token}",
+            fields={"nonce": "a-nonce-of-nobody", "seen": str(others[0].version), "score": "3"},
+            encode_multipart=False,
+            headers={"Accept": "application/json"},
+        )
+        assert reply.status == 503 and reply.headers["Retry-After"], (reply.status, reply.data)
+        assert time.monotonic() - began < BOUND
+    pooler.start()
+    for db in history.running.databases.values():
+        db.close()  # ours, which broke as well
+    for person in others:
+        history.answer(person)
+    history.running.settle()
+    history.running.wait(lambda: not _stuck(postgres, history), None, "no transaction to be stuck")
+    for process in (history.cast.web, history.cast.relay, *history.cast.consumers.values()):
+        assert process.alive, process.said()
+    check(history)
+
+
+@pytest.mark.parametrize(("way", "prepared"), [("direct", 1), ("pooled", 0)])
+def test_only_a_direct_connection_prepares_statements(pooler: PgBouncer, way: str, prepared: int) -> None:
+    url = (pooler.direct if way == "direct" else pooler.urls)["survey"]
+    db = Database(url, SystemClock(), SystemIds())
+    with db.transaction() as tx:
+        assert tx.value(Statement("SELECT %(n)s::int + 1"), {"n": 1}) == 2
+        found = tx.value("SELECT count(*) FROM pg_prepared_statements WHERE name LIKE 'hearback%%'", ())
+    db.close()
+    assert found == prepared
