@@ -98,7 +98,9 @@ class Consumer:
             self._process(entries)
             crash_at("consumer.after_commit")
             self.source.commit()
-            self._timeouts.clear()
+            # Only these: what another partition got done says nothing of an event that is stuck in its own.
+            for entry in entries:
+                self._timeouts.pop(_place(entry), None)
         except BaseException:
             self.source.release()
             raise
@@ -136,8 +138,8 @@ class Consumer:
         """Whether a statement ran out of time, and not yet so often that the event must be the reason."""
         if not isinstance(error, QueryCanceled):
             return False
-        self._timeouts[(entry.topic, entry.partition, entry.offset)] += 1
-        return self._timeouts[(entry.topic, entry.partition, entry.offset)] < TIMEOUTS
+        self._timeouts[_place(entry)] += 1
+        return self._timeouts[_place(entry)] < TIMEOUTS
 
     def _apply(self, tx: Tx, items: Sequence[_Item]) -> None:
         """Notes, parks and applies what is new, in its order."""
@@ -204,3 +206,7 @@ class Consumer:
                 occurred_at=entry.at,
                 data=None,
             )
+
+
+def _place(entry: Entry) -> tuple[str, int, int]:
+    return entry.topic, entry.partition, entry.offset

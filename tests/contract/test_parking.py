@@ -257,7 +257,8 @@ def test_a_statement_that_runs_out_of_time_is_tried_again_before_its_event_is_pa
     consumer = bench.consumer(slow)
     for _ in range(2):
         with pytest.raises(QueryCanceled):
-            consumer.run_once()
+            while bench.unread():  # what is on other partitions may come first
+                consumer.run_once()
         assert bench.parked() == []
     bench.consume(consumer)
     assert bench.parked() == [(A, 1)]

@@ -73,7 +73,8 @@ def open_many(tx: Tx, openings: Sequence[Opening]) -> list[Row]:
 
     The caller holds the subjects' locks and has seen that none of them, each here once, has an open one.
     """
-    ids = {tx.ids.new(): opening for opening in openings}
+    # Ids of one millisecond are in no order; tasks that are due at once are shown as their answers came.
+    ids = dict(zip(sorted(tx.ids.new() for _ in openings), openings, strict=True))
     rows = tx.values(
         """INSERT INTO task (id, version, account_id, customer_id, state, owner_id, opened_at, due_at,
                              call_by, remind_at, dont_call, call_please, lowest_score, changed_at)
