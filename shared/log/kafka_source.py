@@ -95,6 +95,8 @@ class KafkaSource:
                 auto_offset_reset="earliest",
                 allow_auto_create_topics=False,
                 metrics_enabled=False,
+                # Topics that were only being made when we subscribed would else be missed for five minutes.
+                metadata_max_age_ms=10_000,
                 max_poll_interval_ms=self.settings.poll_seconds * 1000,
                 session_timeout_ms=_SESSION_MS,
                 heartbeat_interval_ms=_SESSION_MS // 4,
