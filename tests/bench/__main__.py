@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from shared import telemetry
 from tests.bench import answers, consumers, importing, loop, machine, relay, roles, sending
 from tests.bench.ground import Ground
 from tests.bench.table import Row, Table, calibration
@@ -40,6 +42,7 @@ MEASUREMENTS: Mapping[str, Measure] = {
 @click.option("--write", is_flag=True, help="Renew the table in docs/performance.md.")
 def main(names: tuple[str, ...], repeats: int, write: bool) -> None:
     """Measures all, or NAMES. Exits with 1 when an acknowledged answer is missing or there twice."""
+    telemetry.set_up("bench", level=logging.WARNING)  # standard output is the table's
     table = Table()
     began = time.monotonic()
     before = calibration()
