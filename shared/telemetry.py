@@ -28,13 +28,16 @@ _PATTERNS = (
     (re.compile(r"://([^/\s:@]+):[^@\s/]+@"), r"://\1:" + _HIDDEN + "@"),
     (re.compile(r"[^\s@<>\"'(),:;=]+@[^\s@<>\"'(),:;=]+\.[A-Za-z]{2,}"), _HIDDEN + "@" + _HIDDEN),
     (re.compile(r"(?<![\w.:-])\+\d[\d ()/-]{6,}\d"), "+" + _HIDDEN),
-    # PostgreSQL's DETAIL shows the row.
-    (re.compile(r"(?m)^(DETAIL|CONTEXT):.*$"), r"\1: " + _HIDDEN),
+    # PostgreSQL's DETAIL shows the row, LINE and QUERY the statement with what psycopg2 put into it.
+    (re.compile(r"(?m)^(DETAIL|CONTEXT|QUERY|LINE \d+):.*$"), r"\1: " + _HIDDEN),
+    (re.compile(r"(invalid input \w+ for [^:\n]+|field value out of range): .*"), r"\1: " + _HIDDEN),
 )
 
 
 # What one of the patterns above could be about; most of what is logged holds nothing of the kind.
-_SUSPECT = re.compile(r"[@?+]|://|/[aun]/|DETAIL|CONTEXT|(?i:bearer|service|basic)\s")
+_SUSPECT = re.compile(
+    r"[@?+]|://|/[aun]/|DETAIL|CONTEXT|QUERY|LINE \d|invalid input|out of range|(?i:bearer|service|basic)\s"
+)
 
 
 def mask(text: str) -> str:

@@ -25,6 +25,14 @@ from shared.telemetry import hide_personal_data, mask
         ("number +49 171 123 45 67 is not reachable", "number +… is not reachable"),
         ("number +491711234567", "number +…"),
         ("ERROR: duplicate\nDETAIL:  Key (email)=(x) exists.", "ERROR: duplicate\nDETAIL: …"),
+        (
+            "column \"nme\" does not exist\nLINE 1: UPDATE customer SET nme = 'Alice Meier', phone = '0171'\n   ^",
+            'column "nme" does not exist\nLINE 1: …\n   ^',
+        ),
+        ("syntax error\nQUERY:  SELECT 'Alice'", "syntax error\nQUERY: …"),
+        ('invalid input syntax for type uuid: "Alice Meier"', "invalid input syntax for type uuid: …"),
+        ('invalid input value for enum mood: "Alice"', "invalid input value for enum mood: …"),
+        ('date/time field value out of range: "31.02.1970"', "date/time field value out of range: …"),
         ("at 2026-03-03T10:00:00+00:00 nothing", "at 2026-03-03T10:00:00+00:00 nothing"),
         (
             "12 rows, id 0195d3a0-5b1c-7c1e-8a53-0242ac120002",
