@@ -277,7 +277,8 @@ class Database:
     def transaction(self) -> Iterator[Tx]:
         """Commits at the end, rolls back on any exception.
 
-        Raises `Unavailable` when no connection is to be had; a connection that broke is thrown away.
+        Raises `Unavailable` when no connection is to be had, or it breaks (it is then thrown away). Nothing
+        was changed then; when it breaks at the commit nobody knows, and the message says so.
         """
         pool = self._pool
         from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -289,11 +290,12 @@ class Database:
                 "The database does not answer. Nothing was changed; please try again.", retry_after=2
             ) from error
         connection: Any = pooled.dbapi_connection
-        connection.begun = connection.indexed = False
+        connection.begun = connection.indexed = committing = False
         try:
             with connection.cursor() as cur:
                 yield Tx(cur, self.clock.now(), self.ids)
                 if connection.begun or connection.later:
+                    committing = True
                     cur.execute("COMMIT")
         except BaseException as error:
             connection.later = []
@@ -307,6 +309,12 @@ class Database:
             if broken:
                 pooled.invalidate()
             if isinstance(error, psycopg2.Error) and is_transient(error):
+                if committing and broken:
+                    raise Unavailable(
+                        "The database broke off while this was being saved, and it is not known whether it"
+                        " was. Please look before you try again.",
+                        retry_after=2,
+                    ) from error
                 raise Unavailable(
                     "The database had to stop this. Nothing was changed; please try again.", retry_after=2
                 ) from error

@@ -11,6 +11,7 @@ import pytest
 
 from shared.clock import SystemClock
 from shared.db import Database, Statement
+from shared.errors import Unavailable
 from shared.ids import SystemIds
 from tests.support.postgres import TestPostgres
 
@@ -118,3 +119,21 @@ def test_a_plan_made_while_the_table_was_empty_reads_an_index(db: Database) -> N
     with db.transaction() as tx:
         plan = tx.all(f"EXPLAIN EXECUTE {read.name} (1)")
     assert "Index Scan" in plan[0]["QUERY PLAN"]
+
+
+def test_a_commit_whose_answer_is_lost_is_not_said_to_have_changed_nothing(db: Database) -> None:
+    with db.transaction() as tx:
+        tx.execute(
+            "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END $$"
+        )
+        tx.execute(
+            "CREATE CONSTRAINT TRIGGER die AFTER INSERT ON thing DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION die()"
+        )
+    with pytest.raises(Unavailable, match="not known whether"), db.transaction() as tx:
+        tx.execute("INSERT INTO thing (id) VALUES (1)")
+    with pytest.raises(Unavailable, match="Nothing was changed"), db.transaction() as tx:
+        tx.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    with db.transaction() as tx:
+        assert tx.value("SELECT count(*) FROM thing") == 0

@@ -26,7 +26,7 @@ from shared.telemetry import hide_personal_data, mask
         ("number +491711234567", "number +…"),
         ("ERROR: duplicate\nDETAIL:  Key (email)=(x) exists.", "ERROR: duplicate\nDETAIL: …"),
         (
-            "column \"nme\" does not exist\nLINE 1: UPDATE customer SET nme = 'Alice Meier', phone = '0171'\n   ^",
+            "column \"nme\" does not exist\nLINE 1: UPDATE customer SET nme = 'Alice Meier'\n   ^",
             'column "nme" does not exist\nLINE 1: …\n   ^',
         ),
         ("syntax error\nQUERY:  SELECT 'Alice'", "syntax error\nQUERY: …"),
