@@ -8,6 +8,7 @@ from services.survey import facts, store
 from services.survey.commands import company
 from services.survey.handlers import GROUP
 from shared.db import Database, Row, Tx
+from shared.events import outbox
 
 BATCH = 500
 TOPICS = ("settings", "customers", "invitations", "responses", "deliveries")
@@ -45,16 +46,19 @@ def republish(db: Database, topics: Sequence[str] | None = None) -> int:
     steps = [step for topic, step in _BY_TOPIC.items() if topic in wanted]
     if steps:
         count += _stream(db, "customer", lambda tx, ids: [step(tx, ids) for step in steps])
+    if "customers" in wanted:
+        count += _stream(db, "erased", _erasures, "customer_id")
     return count
 
 
-def _stream(db: Database, table: str, publish: Callable[[Tx, list[str]], object]) -> int:
+def _stream(db: Database, table: str, publish: Callable[[Tx, list[str]], object], id_: str = "id") -> int:
     """All ids of a table, in batches of one transaction, their rows locked."""
     count, after = 0, _FIRST
     while True:
         with db.transaction() as tx:
             rows = tx.all(
-                f"SELECT id FROM {table} WHERE id > %s ORDER BY id LIMIT %s FOR NO KEY UPDATE",  # noqa: S608
+                f"SELECT {id_} AS id FROM {table} WHERE {id_} > %s"  # noqa: S608 (names from below)
+                f" ORDER BY {id_} LIMIT %s FOR NO KEY UPDATE",
                 (after, BATCH),
             )
             if rows:
@@ -71,6 +75,19 @@ def _programs(tx: Tx, ids: list[str]) -> None:
 
 def _customers(tx: Tx, ids: list[str]) -> None:
     store.announce(tx, ids, replay=True)
+
+
+def _erasures(tx: Tx, ids: list[str]) -> None:
+    # A relay that stood still may have put an old state behind the erasure, which compaction then keeps; and
+    # on a log that events moved back to, the customer may never have been erased.
+    rows = tx.all("SELECT customer_id, version FROM erased WHERE customer_id = ANY(%s::uuid[])", (ids,))
+    outbox.append_many(
+        tx,
+        [
+            outbox.New("customer.changed", row["customer_id"], row["version"], None, replay=True)
+            for row in rows
+        ],
+    )
 
 
 def _invitations(tx: Tx, ids: list[str]) -> None:

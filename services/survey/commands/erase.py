@@ -44,8 +44,10 @@ def erase(tx: Tx, customer_id: str, fingerprints: Fingerprints) -> bool:
     tx.execute("DELETE FROM task_response WHERE response_id = ANY(%s::uuid[])", (responses,))
     # Replies kept for a repeated request may hold the customer; the repetition then finds them gone.
     tx.execute("DELETE FROM idempotency WHERE position(%s::bytea IN body) > 0", (customer_id.encode(),))
+    version = customer["version"] + 1
     tx.execute(
-        "INSERT INTO erased (customer_id, at) VALUES (%s, %s) ON CONFLICT DO NOTHING", (customer_id, tx.now)
+        "INSERT INTO erased (customer_id, at, version) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+        (customer_id, tx.now, version),
     )
-    outbox.erase(tx, customer_id, customer["version"] + 1)
+    outbox.erase(tx, customer_id, version)
     return True

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from services.survey import rebuild, roles
-from services.survey.commands import answers, ask, company, programs
+from services.survey.commands import answers, ask, company, erase, programs
 from shared.roles import RoleContext
 from tests.integration.customers.test_pages import task
 from tests.support.customers import Survey
@@ -112,3 +112,22 @@ def test_every_role_can_be_made(survey: Survey) -> None:
         "sender": True,
         "clock": True,
     }
+
+
+def test_an_erasure_is_published_again_as_long_as_there_are_customers(survey: Survey) -> None:
+    # A stale state may be behind it on the log, and on another log its customer may never have been erased.
+    survey.import_("id\n1\n2\n")
+    gone = survey.customer(external_id="1")
+    with survey.db.transaction() as tx:
+        assert erase.erase(tx, gone["id"], survey.fingerprints)
+    [erased] = [row for row in survey.events() if row["data"] is None]
+    survey.clock.advance(timedelta(days=400))
+    for _ in range(2):  # the first only notes the day
+        roles.republish_step(survey.db)
+        survey.clock.advance(timedelta(hours=25))
+    again = [row for row in survey.events() if row["topic"] == "customers" and row["replay"]]
+    kept = survey.customer(external_id="2")
+    assert [row["key"] for row in again if row["data"] is not None] == [kept["id"]]
+    [once_more] = [row for row in again if row["data"] is None]
+    for name in ("event_id", "key", "version", "type"):
+        assert once_more[name] == erased[name]
