@@ -21,6 +21,7 @@ POINTS = frozenset(
         "move.drained",
         "move.half_switched",
         "move.told",
+        "move.emptied",
     }
 )
 

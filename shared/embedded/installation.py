@@ -134,7 +134,7 @@ class Installation:
             progress.note("Settings or program changed since the last start: starting again.")
             # Refused before anything is stopped, when that can be known without changing tables.
             if all(version(name, settings.database_urls[name]) == head(name) for name in SERVICES):
-                move.start_with(settings)
+                move.start_with(settings, progress.note)
             self._stop(progress)
         self._clean(progress)
         check_port(load(first_start=True))
@@ -160,7 +160,7 @@ class Installation:
                 ours = not _setting(f"{name.upper()}_DATABASE_URL")
                 migrate(name, settings.database_urls[name], alone=ours, wait=GONE_SECONDS + 10)
         try:
-            move.start_with(settings)
+            move.start_with(settings, progress.note)
         except HearbackError:
             self._stop(progress)
             raise

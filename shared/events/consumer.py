@@ -196,7 +196,8 @@ class Consumer:
         try:
             return self._item(entry).event
         except Undecodable:
-            place = f"{entry.topic}/{entry.partition}/{entry.offset}"
+            # With its time, for a topic that was made again has the same places again.
+            place = f"{entry.topic}/{entry.partition}/{entry.offset}/{entry.at.isoformat()}"
             return Event(
                 id=str(uuid.uuid5(uuid.NAMESPACE_OID, place)),
                 type="",

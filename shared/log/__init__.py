@@ -129,6 +129,10 @@ class Log(Protocol):
         """The last `last` records of a topic, oldest first; with `follow` then every new one."""
         ...
 
+    def discard(self) -> None:
+        """Removes every record, once events are elsewhere; `ensure_topics` makes it fit for use again."""
+        ...
+
     def maintain(self, now: datetime) -> int:
         """Drops what is past its retention and compacts; returns how many went. Several may run it."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -67,15 +68,29 @@ def _unread(settings: Settings, name: str) -> str:
     except HearbackError as error:
         return f" ({error.message})"
     try:
-        behind: dict[str, int] = {}
-        for lag in log.lag():
-            behind[lag.consumer] = behind.get(lag.consumer, 0) + lag.unread
+        behind = unread(log)
     except (HearbackError, psycopg2.Error) as error:
         return f", which does not answer ({type(error).__name__})"
     finally:
         log.close()
-    said = [f"{consumer} has {count} to read" for consumer, count in sorted(behind.items()) if count]
-    return f", where {' and '.join(said)}" if said else ""
+    return f", where {said(behind)}" if behind else ""
+
+
+def unread(log: Log) -> dict[str, int]:
+    """How many events each service has still to read, of those that have any."""
+    lags = {(lag.consumer, lag.topic): lag.unread for lag in log.lag()}
+    # Who has never read a topic has all of it before them.
+    whole = {topic.name: topic.records for topic in log.topics()}
+    found = {}
+    for service in SERVICES:
+        topics = importlib.import_module(f"services.{service}.handlers").TOPICS
+        found[service] = sum(lags.get((service, topic), whole.get(topic, 0)) for topic in topics)
+    return {service: count for service, count in found.items() if count}
+
+
+def said(behind: Mapping[str, int]) -> str:
+    """What `unread` found, in words."""
+    return " and ".join(f"{service} has {count} to read" for service, count in sorted(behind.items()))
 
 
 class Following:

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from kafka.errors import (
     for_code,
 )
 
+from shared.errors import Unavailable
 from shared.events.catalog import TOPICS, Topic
 from shared.log import Entry, Lag, TopicState, UnknownTopic, WrongTopic
 from shared.log.kafka_client import REQUEST_MS, answering, connect
@@ -71,9 +72,15 @@ class KafkaLog:
                     if one["error_code"] not in (0, TopicAlreadyExistsError.errno):
                         raise for_code(one["error_code"])(one["error_message"])
                 admin.wait_for_topics(list(missing))
+                self._forget_offsets(admin, {one["name"] for one in made["topics"] if not one["error_code"]})
                 there = self._described(admin)
         for topic in TOPICS.values():
             found = there.get(topic.name)
+            if found is None:
+                raise Unavailable(
+                    f"The brokers do not all know the topic {self.settings.prefix}{topic.name} yet.",
+                    retry_after=1,
+                )
             if found != topic.partitions:
                 raise WrongTopic(
                     f"The topic {self.settings.prefix}{topic.name} has {found} partitions, and needs "
@@ -121,6 +128,10 @@ class KafkaLog:
                 for place, at in offsets.items()
                 if place.topic.removeprefix(self.settings.prefix) in TOPICS
             }
+            # Where a group has not begun to read it has everything before it.
+            for consumer, topic in {(consumer, place.topic) for consumer, place in committed}:
+                for number in range(TOPICS[topic.removeprefix(self.settings.prefix)].partitions):
+                    committed.setdefault((consumer, TopicPartition(topic, number)), 0)
             places = sorted({place for _, place in committed})
             starts, ends = _offsets(admin, places)
             unread = {
@@ -163,6 +174,13 @@ class KafkaLog:
         finally:
             reader.close(autocommit=False)
 
+    def discard(self) -> None:
+        # Compaction would keep customers for ever, and of a compacted topic no records can be deleted.
+        with self._asking() as admin:
+            there = [self.settings.prefix + name for name in self._described(admin)]
+            if there:
+                admin.delete_topics(there)
+
     def maintain(self, now: datetime) -> int:
         return 0  # the brokers do it
 
@@ -194,12 +212,20 @@ class KafkaLog:
     def _described(self, admin: KafkaAdminClient) -> Mapping[str, int]:
         """The topics of the catalog that are there, with their numbers of partitions."""
         prefix = self.settings.prefix
-        found = admin.describe_topics([prefix + name for name in TOPICS])
-        return {
-            topic["name"].removeprefix(prefix): len(topic["partitions"])
-            for topic in found
-            if topic["error_code"] != UnknownTopicOrPartitionError.errno
-        }
+        there = {}
+        for topic in admin.describe_topics([prefix + name for name in TOPICS]):
+            if topic["error_code"] == UnknownTopicOrPartitionError.errno:
+                continue
+            if topic["error_code"]:
+                raise for_code(topic["error_code"])(topic["name"])
+            there[topic["name"].removeprefix(prefix)] = len(topic["partitions"])
+        return there
+
+    def _forget_offsets(self, admin: KafkaAdminClient, new: Collection[str]) -> None:
+        """A topic that is made again begins at 0; how far a group had read the one before says nothing."""
+        for group, offsets in _committed(admin, [self.settings.prefix + name for name in SERVICES]).items():
+            if stale := [place for place in offsets if place.topic in new]:
+                admin.delete_group_offsets(group, stale)
 
     def _reading(self, places: Sequence[TopicPartition], **options: Any) -> KafkaConsumer:
         """A reader of these partitions that is in no group."""

@@ -1,4 +1,5 @@
-"""Moves events to another log: relays stop, consumers drain, the sink is switched, owners tell again."""
+"""Moves events to another log: relays stop, consumers drain, the sink is switched, owners tell again, and
+the log that was left is emptied."""
 
 from __future__ import annotations
 
@@ -7,22 +8,31 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 
+import psycopg2
+
 from shared.db import Database
-from shared.errors import Unavailable
+from shared.errors import HearbackError, Unavailable
 from shared.events import relay
 from shared.events.catalog import TOPICS
 from shared.faults import crash_at
-from shared.log import Log, in_use, open_log
+from shared.log import in_use, open_log
 from shared.log.in_use import NAMES, InUse, WrongLog
-from shared.settings import SERVICES, Settings
+from shared.settings import LOGS, SERVICES, Settings
 
-_LOCK = 0x4842_0004
+LOCK = 0x4842_0004
 # Nobody reads when the number of unread events has not fallen for so long (s).
 _STUCK_SECONDS = 60.0
 # Starting on another log is not a move: what is only on its way is waited for, no more.
 _ON_ITS_WAY_SECONDS = 5.0
+_EMPTYING_SECONDS = 20.0
 
 Told = Callable[[str], None]
+
+
+class NotEmptied(HearbackError):
+    """Everything was moved, and the log that events left could not be emptied."""
+
+    slug = "not-emptied"
 
 
 def move(settings: Settings, to: str, told: Told) -> bool:
@@ -37,7 +47,7 @@ def move(settings: Settings, to: str, told: Told) -> bool:
         if all(one.log == to for one in present.values()):
             moved = any(one.moving_to for one in present.values())
             _say(databases, "moving_to = NULL")
-            _tell_again(databases, told)
+            _finish(settings, databases, to, told)
             return moved
         _not_half_the_other_way(present, to)
         target = open_log(settings, name=to)
@@ -57,14 +67,14 @@ def move(settings: Settings, to: str, told: Told) -> bool:
             raise
         crash_at("move.drained")
         _switch(databases, to)
-        _tell_again(databases, told)
+        _finish(settings, databases, to, told)
         return True
 
 
-def start_with(settings: Settings) -> None:
+def start_with(settings: Settings, told: Told) -> None:
     """For whoever starts everything: lets the settings choose another log when the present one is read.
 
-    Raises `WrongLog` when there is, or when nobody can tell; then all is as it was.
+    Raises `WrongLog` when it is not, or when nobody can tell; then all is as it was.
     """
     to = settings.log
     if to is None:
@@ -87,6 +97,10 @@ def start_with(settings: Settings) -> None:
             _say(databases, "moving_to = NULL")
             raise WrongLog(in_use.refusal(settings, old, to)) from error
         _switch(databases, to)
+        try:
+            _finish(settings, databases, to, told)
+        except NotEmptied as error:
+            told(error.message)
 
 
 def _not_half_the_other_way(present: dict[str, InUse], to: str) -> None:
@@ -117,7 +131,7 @@ def _drain(settings: Settings, name: str, told: Told, patience: float) -> None:
         best, since = -1, time.monotonic()
         while True:
             try:
-                left = _left(log)
+                left = in_use.unread(log)
             except Unavailable:
                 if time.monotonic() - since > patience:
                     raise
@@ -125,31 +139,18 @@ def _drain(settings: Settings, name: str, told: Told, patience: float) -> None:
                 continue
             if not left:
                 return
-            unread = sum(left.values())
-            told(f"waiting until {NAMES[name]} is read: {unread} events to go")
-            if unread < best or best < 0:
-                best, since = unread, time.monotonic()
+            count = sum(left.values())
+            told(f"waiting until {NAMES[name]} is read: {count} events to go")
+            if count < best or best < 0:
+                best, since = count, time.monotonic()
             if time.monotonic() - since > patience:
-                said = ", ".join(f"{service} has {count} to read" for service, count in left.items())
                 raise WrongLog(
-                    f"Nothing was moved: on {NAMES[name]} {said}, and that has not become less for "
-                    f"{patience:.0f} s. Do their consumers run? `hearback status` tells."
+                    f"Nothing was moved: on {NAMES[name]} {in_use.said(left)}, and that has not become less"
+                    f" for {patience:.0f} s. Do their consumers run? `hearback status` tells."
                 )
             time.sleep(0.2)
     finally:
         log.close()
-
-
-def _left(log: Log) -> dict[str, int]:
-    """How many events each service has still to read, of those that have any."""
-    unread: dict[str, int] = {}
-    for lag in log.lag():
-        unread[lag.consumer] = unread.get(lag.consumer, 0) + lag.unread
-    if len(unread) < len(SERVICES):
-        # Who has never read has everything before them.
-        whole = sum(topic.records for topic in log.topics())
-        unread |= {service: whole for service in SERVICES if service not in unread}
-    return {service: count for service, count in sorted(unread.items()) if count}
 
 
 def _switch(databases: dict[str, Database], to: str) -> None:
@@ -160,19 +161,46 @@ def _switch(databases: dict[str, Database], to: str) -> None:
             crash_at("move.half_switched")
 
 
-def _tell_again(databases: dict[str, Database], told: Told) -> None:
-    """Has each owner publish what its compacted topics have to hold, unless that was done on this log."""
+def _finish(settings: Settings, databases: dict[str, Database], to: str, told: Told) -> None:
+    """Has each owner publish what its compacted topics have to hold, and empties the log that events left.
+
+    Does nothing when that was done; killed, it is done again by the next move. Raises `NotEmptied`.
+    """
+    if all(_was_told(db) for db in databases.values()):
+        return
     for owner, db in databases.items():
-        with db.transaction() as tx:
-            if tx.value("SELECT told FROM log_in_use"):
-                continue
         topics = [topic.name for topic in TOPICS.values() if topic.compacted and topic.publisher == owner]
-        if topics:
+        if topics and not _was_told(db):
             told(f"having {owner} tell {' and '.join(topics)} again")
             importlib.import_module(f"services.{owner}.rebuild").republish(db, topics)
             crash_at("move.told")
-        with db.transaction() as tx:
-            tx.execute("UPDATE log_in_use SET told = true")
+    [left] = [name for name in LOGS if name != to]
+    told(f"emptying {NAMES[left]}")
+    until = time.monotonic() + _EMPTYING_SECONDS
+    while True:
+        try:
+            log = open_log(settings, name=left)
+            try:
+                log.discard()
+            finally:
+                log.close()
+            break
+        except (HearbackError, psycopg2.Error) as error:
+            # A consumer that has not yet seen that events have left may be reading it.
+            if time.monotonic() > until:
+                raise NotEmptied(
+                    f"Events are on {NAMES[to]} now, but {NAMES[left]} still holds what customers said: it"
+                    f" could not be emptied ({str(error).splitlines()[0]}). Mend that, and then run"
+                    f" hearback log move --to {to} again."
+                ) from error
+            time.sleep(1)
+    crash_at("move.emptied")
+    _say(databases, "told = true")
+
+
+def _was_told(db: Database) -> bool:
+    with db.transaction() as tx:
+        return bool(tx.value("SELECT told FROM log_in_use"))
 
 
 def _say(databases: dict[str, Database], what: str) -> None:
@@ -196,11 +224,12 @@ def _alone(databases: dict[str, Database]) -> Iterator[None]:
     """Only one move at a time; the server gives the lock back whatever becomes of us."""
     connection = databases[SERVICES[0]].connect()
     try:
-        connection.autocommit = True
         with connection.cursor() as cur:
-            cur.execute("SELECT pg_try_advisory_lock(%s) AS ours", (_LOCK,))
+            # Bound to a transaction, so that it goes with it also where a pooler is in between.
+            cur.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            cur.execute("SELECT pg_try_advisory_xact_lock(%s) AS ours", (LOCK,))
             row = cur.fetchone()
-        if row is None or not row["ours"]:  # type: ignore[call-overload] # a RealDictCursor's row
+        if row is None or not row["ours"]:  # type: ignore[call-overload] # a row by name
             raise WrongLog("Another `hearback log move` is at work; wait for it, or end it.")
         yield
     finally:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import trustme
@@ -18,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, UserScramCredentialUpsertion
+from kafka.structs import OffsetAndMetadata
 
 from shared.errors import Unavailable
 from shared.events.catalog import TOPICS
@@ -119,6 +121,66 @@ def test_lag_counts_unread_records_and_the_age_of_the_oldest(bench: Bench) -> No
     bench.consume()
     assert {(lag.unread, lag.seconds) for lag in bench.log.lag()} == {(0, 0.0)}
     assert bench.log.lag("nobody") == []
+
+
+@only_kafka
+def test_a_partition_that_a_group_has_not_begun_counts_as_unread(bench: Bench) -> None:
+    # As when the second of two readers dies before it has noted where it begins.
+    kafka = _settings(bench.log)
+    for key in KEYS:
+        bench.say(key, 1)
+    bench.flush()
+    place = TopicPartition(f"{kafka.prefix}deliveries", 0)
+    reader = KafkaConsumer(
+        bootstrap_servers=kafka.bootstrap, group_id=f"{kafka.prefix}{GROUP}", enable_auto_commit=False
+    )
+    reader.assign([place])
+    there = sum(entry.partition == 0 for entry in bench.on_log("deliveries"))
+    reader.commit({place: OffsetAndMetadata(there, "", -1)})
+    reader.close()
+    assert {lag.topic: lag.unread for lag in bench.log.lag(GROUP)} == {"deliveries": len(KEYS) - there}
+
+
+@only_kafka
+def test_a_topic_that_is_made_again_is_read_from_its_beginning(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Brokers forget offsets with their topic; one that kept them, for it was away meanwhile, must not matter.
+    kafka = _settings(bench.log)
+    create = KafkaAdminClient.create_topics
+
+    def keeping_offsets(admin: KafkaAdminClient, *given: Any, **options: Any) -> Any:
+        made = create(admin, *given, **options)
+        places = [TopicPartition(f"{kafka.prefix}deliveries", number) for number in range(8)]
+        admin.alter_group_offsets(
+            kafka.prefix + GROUP, {place: OffsetAndMetadata(3, "", -1) for place in places}
+        )
+        return made
+
+    bench.consume()
+    bench.log.discard()
+    monkeypatch.setattr(KafkaAdminClient, "create_topics", keeping_offsets)
+    bench.log.ensure_topics()
+    for number in range(1, 6):
+        bench.say(A, number)
+    bench.flush()
+    bench.consume()
+    assert bench.effects(A) == [1, 2, 3, 4, 5]
+
+
+@only_kafka
+def test_a_topic_that_one_broker_does_not_know_yet_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(bench.log, KafkaLog)
+    described = bench.log._described
+    monkeypatch.setattr(
+        bench.log, "_described", lambda admin: {k: v for k, v in described(admin).items() if k != "tasks"}
+    )
+    with pytest.raises(Unavailable, match="tasks"):
+        bench.log.ensure_topics()
+    monkeypatch.undo()
+    bench.log.ensure_topics()
 
 
 def test_a_new_cluster_says_that_nobody_reads() -> None:

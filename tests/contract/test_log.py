@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 
 from shared.events.catalog import TOPICS
-from shared.log import Pass, Record, UnknownTopic
-from tests.contract.conftest import GROUP, KEYS, Bench, only_embedded
+from shared.log import Pass, Record, UnknownTopic, in_use
+from tests.contract.conftest import GROUP, KEYS, Bench, first_of, only_embedded
 from tests.contract.conftest import TOPICS as READ
 
 A, B = KEYS[0], KEYS[1]
@@ -43,6 +43,35 @@ def test_lag_counts_unread_records_and_the_age_of_the_oldest(bench: Bench) -> No
     bench.consume()
     assert {lag.unread for lag in bench.log.lag()} == {0}
     assert bench.log.lag("nobody") == []
+
+
+def test_a_topic_that_a_service_has_never_read_is_unread(bench: Bench) -> None:
+    bench.say(A, 1)
+    bench.change(A, 2)
+    bench.flush()
+    assert in_use.unread(bench.log) == {"followup": 2, "reporting": 2}
+    source = bench.log.source("reporting", ["deliveries"])
+    assert len(first_of(source, 1)) == 1
+    source.commit()
+    source.close()
+    assert in_use.unread(bench.log) == {"followup": 2, "reporting": 1}
+
+
+def test_a_discarded_log_holds_nothing_and_can_be_used_again(bench: Bench) -> None:
+    bench.say(A, 1)
+    bench.change(B, 1)
+    bench.flush()
+    bench.consume()
+    bench.log.discard()
+    assert sum(topic.records for topic in bench.log.topics()) == 0
+    bench.log.ensure_topics()
+    assert list(bench.log.tail("customers", 5)) == list(bench.log.tail("deliveries", 5)) == []
+    bench.say(A, 3)
+    bench.change(B, 2)
+    bench.flush()
+    bench.consume()
+    assert (bench.effects(A), bench.effects(B)) == ([1, 3], [1, 2])
+    assert in_use.unread(bench.log) == {"followup": 2}
 
 
 def test_tail_gives_the_last_records_oldest_first(bench: Bench) -> None:

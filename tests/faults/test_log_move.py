@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.log import in_use
+from shared.log import in_use, open_log
 from tests.faults.conftest import history_on, settings_for
 from tests.support.checker import check
 from tests.support.history import History, Traffic
 from tests.support.kafka import Broker
 from tests.support.postgres import TestPostgres
 
-STEPS = ("move.still", "move.drained", "move.half_switched", "move.told")
+STEPS = ("move.still", "move.drained", "move.half_switched", "move.told", "move.emptied")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,15 @@ def _other(history: History) -> str:
     return "embedded" if here == "kafka" else "kafka"
 
 
+def _records(history: History, name: str) -> int:
+    """How many events a log holds."""
+    log = open_log(history.running.settings, name=name)
+    try:
+        return sum(topic.records for topic in log.topics())
+    finally:
+        log.close()
+
+
 def _kill(history: History, step: str, to: str) -> None:
     """A move that is killed at this step."""
     killed = history.running.killed_command(step, "log", "move", "--to", to)
@@ -57,6 +66,7 @@ def test_a_move_killed_at_any_step_is_finished_by_running_it_again(moving: Histo
         traffic.wait_for_more()
     installation.settle()
     check(moving)
+    assert _records(moving, to) > 0 == _records(moving, _other(moving))
     assert "already" in installation.command("log", "move", "--to", to).stdout
 
 

@@ -12,6 +12,7 @@ import urllib3
 from shared.clock import SystemClock
 from shared.db import Database, Statement
 from shared.ids import SystemIds
+from shared.log import move
 from shared.settings import SERVICES
 from tests.faults.conftest import PEOPLE, SEEDS
 from tests.support.checker import check
@@ -121,6 +122,17 @@ def test_fault_15_a_pooler_that_dies_costs_a_clear_word_and_nothing_else(
     for process in (history.cast.web, history.cast.relay, *history.cast.consumers.values()):
         assert process.alive, process.said()
     check(history)
+
+
+def test_a_move_of_the_log_through_a_pooler_leaves_no_lock_with_the_pooler(
+    history: History, postgres: TestPostgres
+) -> None:
+    assert "already" in history.running.command("log", "move", "--to", "embedded").stdout
+    connection = postgres.server.connect()
+    with connection.cursor() as cur:
+        cur.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s", (move.LOCK,))
+        assert cur.fetchone() == (0,)
+    connection.close()
 
 
 @pytest.mark.parametrize(("way", "prepared"), [("direct", 1), ("pooled", 0)])
