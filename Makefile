@@ -33,7 +33,7 @@ test: test-environment ## Run all tests (ARGS="tests/unit -k nps" for some)
 	@.ci/installed pgbouncer tests/faults/test_pooler.py pgbouncer /usr/sbin/pgbouncer
 	@.ci/kafka
 	@.ci/helm
-	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow_fault" $(ARGS)
 	@if [ -z "$(ARGS)" ] && .ci/engine; then $(MAKE) containers; fi
 
 .PHONY: containers
