@@ -14,29 +14,35 @@ import pytest
 import urllib3
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.errors import KafkaError
 
 from shared.roles import read_report
 from shared.settings import KafkaSettings
 from tests.faults.conftest import SEEDS, history_on, settings_for
 from tests.support.checker import check
 from tests.support.history import History, Person, Traffic
-from tests.support.kafka import Broker
+from tests.support.kafka import Broker, Cluster
 from tests.support.postgres import TestPostgres
 from tests.support.running import Process
 
 OUTAGE = 20.0
 
 
-@pytest.fixture(scope="module")
-def own() -> Iterator[Broker]:
-    """A broker that only the tests of this file use, for they stop it."""
-    started = Broker().start()
+_THREE = pytest.param(Cluster, id="three", marks=pytest.mark.slow_fault)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(Broker, id="one"), _THREE])
+def own(request: pytest.FixtureRequest) -> Iterator[Broker | Cluster]:
+    """Brokers that only the tests of this file use, for they stop them."""
+    started = request.param().start()
     yield started
     started.close()
 
 
 @pytest.fixture(scope="module", params=SEEDS, ids=lambda seed: f"seed{seed}")
-def history(request: pytest.FixtureRequest, own: Broker, postgres: TestPostgres) -> Iterator[History]:
+def history(
+    request: pytest.FixtureRequest, own: Broker | Cluster, postgres: TestPostgres
+) -> Iterator[History]:
     """An installation on Kafka. The tests go on from each other."""
     with history_on(postgres, request.param, "kafka", settings_for(own)) as made:
         yield made
@@ -104,7 +110,11 @@ class Offsets:
         group = f"{self.kafka.prefix}followup"
         best: dict[Any, int] = {}
         while not self._stop.wait(0.1):
-            for place, at in admin.list_group_offsets({group: None})[group].items():
+            try:
+                found = admin.list_group_offsets({group: None})[group]
+            except (KafkaError, OSError):  # of a broker that is away
+                continue
+            for place, at in found.items():
                 if at.offset < best.get(place, 0):
                     self.back.append(f"{place} went from {best[place]} to {at.offset}")
                 best[place] = at.offset
@@ -118,6 +128,21 @@ class Offsets:
         self._stop.set()
         self._thread.join()
         assert not self.back, self.back
+
+
+@pytest.mark.parametrize("own", [_THREE], indirect=True, scope="module")
+def test_fault_11_one_of_three_brokers_dies_under_load_and_is_not_missed(
+    history: History, own: Cluster
+) -> None:
+    """It stays away for the tests that follow, until all are started again."""
+    with Offsets(history), Traffic(history) as traffic:
+        traffic.wait_for_more()
+        own.nodes[0].kill()
+        for _ in history.people:  # so that everybody's partition is written to
+            traffic.wait_for_more()
+    history.running.settle()
+    assert not own.nodes[0].alive
+    check(history)
 
 
 def test_fault_09_another_consumer_joins_amid_a_batch(history: History) -> None:
@@ -178,7 +203,7 @@ def _readyz(history: History, service: str) -> tuple[int, dict[str, Any]]:
     return reply.status, reply.json()
 
 
-def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker) -> None:
+def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker | Cluster) -> None:
     installation = history.running
     relay = psutil.Process(history.cast.relay.popen.pid)
     gone = f"Kafka at {own.bootstrap} does not answer"
@@ -208,7 +233,7 @@ def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker) -
     check(history)
 
 
-def test_fault_12_the_broker_freezes_amid_a_flush(history: History, own: Broker) -> None:
+def test_fault_12_the_broker_freezes_amid_a_flush(history: History, own: Broker | Cluster) -> None:
     gone = f"Kafka at {own.bootstrap} does not answer"
     with Traffic(history) as traffic:
         traffic.wait_for_more()

@@ -1,9 +1,14 @@
-"""Faults 1, 2, 3, 7 and 8: a process is killed at its worst moment."""
+"""Faults 1, 2, 3, 7, 8, a process is killed at its worst moment; and 22, what a newer version says."""
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import replace
+
 import pytest
 
+from shared.events import parking
+from shared.log import Pass, Record
 from tests.support.checker import check
 from tests.support.history import History
 
@@ -59,6 +64,34 @@ def test_consumer_dies(history: History, service: str, point: str) -> None:
     history.running.wait_crash(history.cast.consumer_again(service, crash_at=point))
     history.cast.consumer_again(service)
     history.running.settle()
+    check(history)
+
+
+def test_fault_22_what_a_newer_version_says_is_carried_or_noted_and_stops_nobody(history: History) -> None:
+    installation = history.running
+    log = installation.log()
+    known = [parking.decode(e.topic, e.key, e.value, e.headers) for e in log.tail("customers", 1_000)]
+    customer = next(event for event in known if event.key == history.people[0].id)
+    assert customer.data is not None
+    more = {**customer.data, "name": "Of the Next Version", "mood": "sunny"}
+    events = [
+        replace(customer, id=str(uuid.uuid4()), version=customer.version + 1_000, data=more),
+        replace(customer, id=str(uuid.uuid4()), type="customer.praised", data={"by": ["whom", {"a": 1}]}),
+    ]
+    log.sink().send(
+        [Record(e.topic, e.key, e.value(), e.headers()) for e in events], Pass("the-next-version", 1)
+    )
+    log.close()
+    history.answer_all()
+    installation.settle()
+    for service in ("followup", "reporting"):
+        assert history.cast.consumers[service].alive
+        with installation.db(service).transaction() as tx:
+            for event in events:
+                assert tx.value("SELECT count(*) FROM inbox WHERE event_id = %s", (event.id,)) == 1
+    with installation.db("followup").transaction() as tx:
+        name = tx.value("SELECT name FROM customer WHERE id = %s", (customer.key,))
+    assert name == "Of the Next Version"
     check(history)
 
 

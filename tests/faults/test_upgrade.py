@@ -79,7 +79,9 @@ def the_same_form_to_both(asked: Asked, one: Running, other: Running) -> None:
         assert asked.answer(person, 4, "sent twice", nonce=nonce) == ack
 
 
-def test_the_version_before_and_this_one_serve_side_by_side(urls: dict[str, str], folder: Path) -> None:
+def test_fault_22_the_version_before_and_this_one_serve_side_by_side(
+    urls: dict[str, str], folder: Path
+) -> None:
     before = upgrade.previous(folder)
     print(f"the version before is {before}")
     with (
@@ -112,7 +114,7 @@ def test_the_version_before_and_this_one_serve_side_by_side(urls: dict[str, str]
         check(asked)
 
 
-def test_a_made_up_next_version_expands_and_contracts_under_traffic(
+def test_fault_22_a_made_up_next_version_expands_and_contracts_under_traffic(
     urls: dict[str, str], folder: Path
 ) -> None:
     expand, contract = upgrade.following(folder)

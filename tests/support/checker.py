@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 from services.reporting.queries.recount import recount
+from tests.support import trial
 from tests.support.history import Answers
 from tests.support.running import Running
+
+Wrong = tuple[Literal["lost", "doubled", "disordered", "differs"], str]
+"""What kind of thing went wrong, and what exactly."""
 
 
 def check(history: Answers, *, parked: int = 0, waiting: frozenset[str] = frozenset()) -> None:
@@ -26,10 +30,12 @@ def check(history: Answers, *, parked: int = 0, waiting: frozenset[str] = frozen
         *_figures(running, waiting),
         *_parked(running, parked),
     ]
-    assert not wrong, "\n".join(wrong)
+    trial.checked(max(0, len(history.acks) - history.checked), Counter(kind for kind, _ in wrong))
+    history.checked = len(history.acks)
+    assert not wrong, "\n".join(f"{kind}: {text}" for kind, text in wrong)
 
 
-def _survey(history: Answers) -> list[str]:
+def _survey(history: Answers) -> list[Wrong]:
     """Every acknowledged answer is kept as a version of one response, with the words that were sent."""
     with history.running.db("survey").transaction() as tx:
         rows = tx.all(
@@ -37,13 +43,14 @@ def _survey(history: Answers) -> list[str]:
             FROM response_version v JOIN response r ON r.id = v.response_id"""
         )
     kept = {(row["customer_id"], row["version"]): (row["score"], row["comment"]) for row in rows}
-    wrong = []
+    wrong: list[Wrong] = []
     for ack in history.acks:
         found = kept.get((ack.person.id, ack.version))
         if found != (ack.score, ack.comment):
-            wrong.append(f"survey has {found} for {ack.person.email} version {ack.version}, not {ack.score}")
+            said = f"survey has {found} for {ack.person.email} version {ack.version}, not {ack.score}"
+            wrong.append(("lost", said))
     if len(rows) != len(kept):
-        wrong.append("survey has a version twice")
+        wrong.append(("doubled", "survey has a version twice"))
     return wrong
 
 
@@ -56,11 +63,11 @@ def _responses(running: Running, service: str) -> dict[str, dict[str, Any]]:
     return {row["customer_id"]: row for row in rows}
 
 
-def _replicas(history: Answers, service: str, waiting: frozenset[str]) -> list[str]:
+def _replicas(history: Answers, service: str, waiting: frozenset[str]) -> list[Wrong]:
     """What a service has of each answer is what survey has."""
     truth, replica = _responses(history.running, "survey"), _responses(history.running, service)
-    wrong = [
-        f"{service} knows an answer of {customer} that survey does not have"
+    wrong: list[Wrong] = [
+        ("differs", f"{service} knows an answer of {customer} that survey does not have")
         for customer in replica.keys() - truth.keys()
     ]
     for customer, ack in history.final().items():
@@ -68,17 +75,18 @@ def _replicas(history: Answers, service: str, waiting: frozenset[str]) -> list[s
             continue
         there = replica.get(customer)
         if there is None:
-            wrong.append(f"{service} has no answer of {ack.person.email}")
+            wrong.append(("lost", f"{service} has no answer of {ack.person.email}"))
             continue
         for name in ("id", "version", "score", "comment", "state"):
             if there[name] != truth[customer][name]:
-                wrong.append(
+                said = (
                     f"{service}: {name} of {ack.person.email} is {there[name]}, not {truth[customer][name]}"
                 )
+                wrong.append(("lost", said))
     return wrong
 
 
-def _tasks(history: Answers, waiting: frozenset[str]) -> list[str]:
+def _tasks(history: Answers, waiting: frozenset[str]) -> list[Wrong]:
     """Each detractor is behind exactly one open task; an account has at most one."""
     with history.running.db("followup").transaction() as tx:
         rows = tx.all(
@@ -86,23 +94,26 @@ def _tasks(history: Answers, waiting: frozenset[str]) -> list[str]:
             JOIN response r ON r.id = x.response_id WHERE t.state = 'open'"""
         )
     behind = Counter(row["customer_id"] for row in rows)
-    wrong = []
+    wrong: list[Wrong] = []
     for customer, ack in history.final().items():
         if customer not in waiting and ack.score <= 6 and behind[customer] != 1:
-            wrong.append(
-                f"{ack.person.email} answered {ack.score} and is behind {behind[customer]} open tasks"
-            )
+            said = f"{ack.person.email} answered {ack.score} and is behind {behind[customer]} open tasks"
+            wrong.append(("doubled" if behind[customer] else "lost", said))
     owners = Counter(
         row["account_id"] for row in {row["id"]: row for row in rows}.values() if row["account_id"]
     )
-    wrong += [f"account {account} has {count} open tasks" for account, count in owners.items() if count > 1]
+    wrong += [
+        ("doubled", f"account {account} has {count} open tasks")
+        for account, count in owners.items()
+        if count > 1
+    ]
     return wrong
 
 
-def _versions_in_order(running: Running) -> list[str]:
+def _versions_in_order(running: Running) -> list[Wrong]:
     """Leaving duplicates aside, each response's versions are on the log in their order."""
     log = running.log()
-    wrong = []
+    wrong: list[Wrong] = []
     try:
         last: dict[str, int] = {}
         seen: set[str] = set()
@@ -115,38 +126,43 @@ def _versions_in_order(running: Running) -> list[str]:
             if entry.headers["type"] == "response.unconfirmed":
                 continue
             if version <= last.get(entry.key, 0):
-                wrong.append(f"version {version} of {entry.key} is on the log after {last[entry.key]}")
+                said = f"version {version} of {entry.key} is on the log after {last[entry.key]}"
+                wrong.append(("disordered", said))
             last[entry.key] = version
     finally:
         log.close()
     return wrong
 
 
-def _handed_over_once(running: Running) -> list[str]:
+def _handed_over_once(running: Running) -> list[Wrong]:
     """No delivery reached the provider twice, and each that is said to have been handed over did."""
     with running.db("log").transaction() as tx:
         rows = tx.all(
             "SELECT delivery_id, count(*) AS n FROM mailbox.message WHERE direction = 'out' GROUP BY 1"
         )
     arrived = {row["delivery_id"]: row["n"] for row in rows}
-    wrong = [f"delivery {delivery} was handed over {n} times" for delivery, n in arrived.items() if n > 1]
+    wrong: list[Wrong] = [
+        ("doubled", f"delivery {delivery} was handed over {n} times")
+        for delivery, n in arrived.items()
+        if n > 1
+    ]
     for service in ("survey", "followup"):
         with running.db(service).transaction() as tx:
             said = tx.all(
                 "SELECT id FROM delivery WHERE state IN ('handed', 'delivered') AND kind <> 'notice'"
             )
-        wrong += [f"delivery {row['id']} never arrived" for row in said if row["id"] not in arrived]
+        wrong += [("lost", f"delivery {row['id']} never arrived") for row in said if row["id"] not in arrived]
     return wrong
 
 
-def _figures(running: Running, waiting: frozenset[str]) -> list[str]:
+def _figures(running: Running, waiting: frozenset[str]) -> list[Wrong]:
     """Reporting's figures are a recount of its facts, and those are survey's answers."""
     with running.db("reporting").transaction() as tx:
         found = recount(tx)
         bands = tx.all(
             "SELECT band, count(*) AS n FROM response WHERE version > 0 AND state = 'counted' GROUP BY band"
         )
-    wrong = [] if found.equal else [f"reporting differs from its recount: {found}"]
+    wrong: list[Wrong] = [] if found.equal else [("differs", f"reporting differs from its recount: {found}")]
     if waiting:
         return wrong
     with running.db("survey").transaction() as tx:
@@ -156,13 +172,13 @@ def _figures(running: Running, waiting: frozenset[str]) -> list[str]:
         )
     shown, truth = ({row["band"]: row["n"] for row in rows} for rows in (bands, raw))
     if shown != truth:
-        wrong.append(f"reporting counts {shown}, the raw answers are {truth}")
+        wrong.append(("differs", f"reporting counts {shown}, the raw answers are {truth}"))
     return wrong
 
 
-def _parked(running: Running, expected: int) -> list[str]:
+def _parked(running: Running, expected: int) -> list[Wrong]:
     found = 0
     for service in ("survey", "followup", "reporting"):
         with running.db(service).transaction() as tx:
             found += tx.value("SELECT count(*) FROM parked_key")
-    return [] if found == expected else [f"{found} keys are parked, not {expected}"]
+    return [] if found == expected else [("differs", f"{found} keys are parked, not {expected}")]

@@ -49,6 +49,8 @@ class Answers:
     acks: list[Ack] = field(default_factory=list)
     refused: int = 0
     """How many answers had to be sent once more."""
+    checked: int = 0
+    """How many of `acks` the checker has seen."""
     where: Callable[[], str] | None = None
     """Where each attempt goes to; by default to the installation's web."""
 

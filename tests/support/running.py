@@ -29,6 +29,7 @@ from shared.log import Log
 from shared.log.in_use import open_in_use
 from shared.provider_settings import PREFIXES
 from shared.settings import SERVICES, KafkaSettings, Settings
+from tests.support import trial
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90.0
@@ -171,6 +172,7 @@ class Running:
     def settle(self) -> None:
         """Returns when every event has been sent and applied, and nothing is to be sent to anybody."""
         log = self.log()
+        began = time.monotonic()
         quiet = 0
 
         def done() -> bool:
@@ -180,6 +182,7 @@ class Running:
 
         try:
             self.wait(done, None, "everything to arrive")
+            trial.settled(time.monotonic() - began)
         finally:
             log.close()
 
