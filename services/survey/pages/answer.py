@@ -35,6 +35,7 @@ from shared.ids import is_id
 from shared.web import capability, public, service
 
 bp = Blueprint("answer", __name__)
+standalone.patient(bp)
 log = structlog.get_logger("hearback.answer")
 
 _GESTURES = frozenset({"pointerdown", "touchstart", "keydown", "wheel", "pointermove", "click", "button"})
