@@ -27,6 +27,8 @@ from shared.events.relay import SWEEP_SECONDS, TRAIL_SECONDS, Relay
 from shared.ids import SystemIds
 from shared.log import Pass, Record
 from shared.log.postgres import EmbeddedLog
+from shared.settings import LOGS
+from tests.faults.conftest import SEEDS, history_on, settings_for
 from tests.support.checker import check
 from tests.support.given import compacted, consume, from_zero, replica
 from tests.support.history import Ack, History, Person, Traffic
@@ -34,6 +36,24 @@ from tests.support.postgres import FreshDatabases, TestPostgres
 from tests.support.running import Process
 
 REPLICAS = {"followup": followup, "reporting": reporting}
+
+
+# Long as these are, only `make faults` has them on Kafka; `make test` has its crashes and its contract there.
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((log, seed), marks=[pytest.mark.slow_fault] if log == "kafka" else [])
+        for log in LOGS
+        for seed in SEEDS
+    ],
+    ids=lambda param: f"{param[0]}-seed{param[1]}",
+)
+def history(request: pytest.FixtureRequest, postgres: TestPostgres) -> Iterator[History]:
+    """An installation on either log. The tests go on from each other."""
+    log, seed = request.param
+    kafka = settings_for(request.getfixturevalue("broker")) if log == "kafka" else None
+    with history_on(postgres, seed, log, kafka) as made:
+        yield made
 
 
 def _rename(history: History, name: str, *people: Person) -> None:

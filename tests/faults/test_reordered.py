@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given
 from hypothesis import seed as random_seed
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -39,7 +39,7 @@ from tests.support.reporting_play import (
 )
 
 CUSTOMERS = 8
-EXAMPLES = 15
+EXAMPLES = 12
 
 _FOLLOWUP = {
     "company": "SELECT * FROM company",
@@ -181,7 +181,8 @@ def test_fault_17_twice_late_and_in_any_order_between_topics_events_end_as_they_
     trials = 0
 
     @random_seed(seed)
-    @examples(max_examples=EXAMPLES, deadline=None, database=None)
+    # A history from a smaller number is not a simpler one: nothing to shrink.
+    @examples(max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate])
     @given(history=st.integers(0, 2**32), order=st.integers(0, 2**32), batch=st.sampled_from([1, 3, 17, 500]))
     def played(history: int, order: int, batch: int) -> None:
         nonlocal trials
