@@ -214,7 +214,7 @@ class Copy:
         try:
             yield
         finally:
-            shutil.copy2(ROOT / mutant.file, path)
+            path.write_text(found)
 
     def run(self, experiments: Sequence[str]) -> Result:
         """Runs these experiments; the processes that they start run the copy, too."""

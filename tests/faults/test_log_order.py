@@ -148,6 +148,23 @@ def test_fault_04_a_relay_that_froze_with_an_old_state_in_its_hands_never_beats_
     second.stop()
 
 
+@pytest.mark.slow_fault
+def test_fault_04_of_two_relays_one_freezes_wherever_it_is_and_goes_on_later(history: History) -> None:
+    first, second = history.cast.relay, history.running.role("survey", "relay")
+    with Traffic(history) as traffic:
+        for one in (first, second, first):
+            traffic.wait_for_more()
+            one.freeze()
+            traffic.wait_for_more()
+            _wait_until_known(history, history.acks[-1])  # the other one has all shards
+            one.thaw()
+        traffic.wait_for_more()
+    history.running.settle()
+    assert first.alive and second.alive
+    check(history)
+    second.stop()
+
+
 def _wait_until_it_has_given_up(history: History, relay: Process) -> None:
     history.running.wait(lambda: "trying again" in relay.said(), relay, "the relay to see that it overslept")
 
