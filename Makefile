@@ -5,7 +5,7 @@ bin := .venv/bin
 
 .PHONY: help
 help: ## What can be made
-	@sed -n 's/^\([a-z]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.* ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 .PHONY: up
 up: environment ## Start everything; says the address, and at the first start the password
@@ -46,6 +46,10 @@ faults: test-environment ## Kill processes at the worst moments and check that n
 	@.ci/installed pgbouncer tests/faults/test_pooler.py pgbouncer /usr/sbin/pgbouncer
 	@.ci/kafka
 	@TRIALS=$${TRIALS:-2000} $(bin)/python -m pytest tests/faults $(ARGS)
+
+.PHONY: faults-mutants
+faults-mutants: test-environment ## Break one promise at a time and check that its experiment sees it (ARGS="permit" for some)
+	@$(bin)/python -m tests.faults.mutants $(ARGS)
 
 .PHONY: bench
 bench: test-environment ## Measure, and show a table of ratios (ARGS="answers page" for some, REPEATS=5)

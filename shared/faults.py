@@ -1,4 +1,5 @@
-"""Named points at which a test may kill the process; inert unless `HEARBACK_CRASH_AT` names one."""
+"""Named points at which a test may kill the process, or freeze it; inert unless `HEARBACK_CRASH_AT` (or
+`HEARBACK_FREEZE_AT`) names one."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 POINTS = frozenset(
     {
         "relay.before_send",
+        "relay.let_through",
         "relay.mid_batch",
         "relay.after_flush",
         "consumer.before_commit",
@@ -27,12 +29,16 @@ POINTS = frozenset(
 
 # "point" kills at its first passing; "point:3" at its third; with "point@FILE" only while FILE is there, and
 # it is taken away first, so that the process does not die again after a restart.
-_WANTED = os.environ.get("HEARBACK_CRASH_AT", "")
+_FREEZE = os.environ.get("HEARBACK_FREEZE_AT", "")
+_WANTED = os.environ.get("HEARBACK_CRASH_AT", "") or _FREEZE
 _passed = 0
 
 
 def crash_at(point: str) -> None:
-    """Kills this process without a word (SIGKILL) when `point` was asked for; otherwise does nothing."""
+    """Kills this process without a word (SIGKILL) when `point` was asked for; otherwise does nothing.
+
+    Asked to freeze, it stands still instead (SIGSTOP), and goes on from here when it is told to (SIGCONT).
+    """
     if not _WANTED:
         return
     if point not in POINTS:
@@ -50,4 +56,4 @@ def crash_at(point: str) -> None:
             Path(file).unlink()
         except FileNotFoundError:
             return
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSTOP if _FREEZE else signal.SIGKILL)

@@ -244,7 +244,8 @@ def _empty(url: str, tables: str) -> None:
         with connection, connection.cursor() as cur:
             cur.execute(
                 """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+                WHERE datname = current_database() AND backend_type = 'client backend'
+                    AND pid <> pg_backend_pid()"""
             )
             cur.execute(f"TRUNCATE {tables} CASCADE")
     finally:

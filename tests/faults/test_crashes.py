@@ -7,10 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from services.followup import handlers as followup
+from services.reporting import handlers as reporting
 from shared.events import parking
 from shared.log import Pass, Record
 from tests.support.checker import check
+from tests.support.given import from_zero
 from tests.support.history import History
+
+_TOPICS = {"followup": followup.TOPICS, "reporting": reporting.TOPICS}
 
 
 def test_fault_01_web_dies_after_its_commit_before_the_reply(history: History) -> None:
@@ -65,6 +70,7 @@ def test_consumer_dies(history: History, service: str, point: str) -> None:
     history.cast.consumer_again(service)
     history.running.settle()
     check(history)
+    assert not (missed := _not_noted(history, service)), f"{service} has not noted {len(missed)} events"
 
 
 def test_fault_22_what_a_newer_version_says_is_carried_or_noted_and_stops_nobody(history: History) -> None:
@@ -93,6 +99,15 @@ def test_fault_22_what_a_newer_version_says_is_carried_or_noted_and_stops_nobody
         name = tx.value("SELECT name FROM customer WHERE id = %s", (customer.key,))
     assert name == "Of the Next Version"
     check(history)
+
+
+def _not_noted(history: History, service: str) -> set[str]:
+    """The events on the log that a service's inbox does not have: they would be applied once more."""
+    log = history.running.log()
+    there = {entry.headers["id"] for entry in from_zero(log, _TOPICS[service])}
+    log.close()
+    with history.running.db(service).transaction() as tx:
+        return there - {str(row["event_id"]) for row in tx.all("SELECT event_id FROM inbox")}
 
 
 def _sent_twice(history: History) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from services.survey.commands import erase
 from services.survey.edge import opt_out_fingerprints
@@ -32,6 +32,41 @@ def _broken(installation: Running, person: Person | None = None) -> Iterator[Non
     yield
     with installation.db("followup").transaction() as tx:
         tx.execute("DROP FUNCTION poison CASCADE")
+
+
+@contextlib.contextmanager
+def _held(installation: Running, person: Person) -> Iterator[Callable[[], None]]:
+    """Who stores an answer of this person in followup stands still until the call of what is given."""
+    followup = installation.db("followup")
+    with followup.transaction() as tx:
+        tx.execute(
+            "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_advisory_xact_lock(16); RETURN NEW; END $$"
+        )
+        tx.execute(
+            "CREATE TRIGGER hold BEFORE INSERT OR UPDATE ON response FOR EACH ROW"
+            f" WHEN (NEW.customer_id = '{person.id}') EXECUTE FUNCTION hold()"
+        )
+    holder = followup.connect()
+    try:
+        holder.cursor().execute("SELECT pg_advisory_lock(16)")
+        holder.commit()
+        yield holder.close
+    finally:
+        holder.close()
+    with followup.transaction() as tx:
+        tx.execute("DROP FUNCTION hold CASCADE")
+
+
+def _waiting_for_locks(installation: Running) -> int:
+    """How many in followup stand still."""
+    with installation.db("followup").transaction() as tx:
+        return int(
+            tx.value(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+        )
 
 
 def _parked(installation: Running, customer: str | None = None) -> int:
@@ -62,6 +97,32 @@ def test_fault_16_poison_parks_only_its_key_and_replay_applies_it_in_order(histo
     for score in (7, 1):
         history.answer(poisoned, score)
     replaying.join()
+    installation.settle()
+    installation.command("log", "replay", "followup")
+    installation.settle()
+    assert _parked(installation) == 0
+    check(history)
+
+
+def test_fault_16_what_comes_while_a_replay_applies_a_keys_last_event_waits_for_it(history: History) -> None:
+    installation = history.running
+    poisoned = history.people[0]
+    with _broken(installation, poisoned):
+        history.answer(poisoned, 9)
+        installation.settle()
+        assert _parked(installation) == 1
+    with _held(installation, poisoned) as let_go:
+        replaying = threading.Thread(target=installation.command, args=("log", "replay", "followup"))
+        replaying.start()
+        installation.wait(lambda: _waiting_for_locks(installation) == 1, None, "the replay to be at it")
+        history.answer(poisoned, 2)
+        installation.wait(
+            lambda: _waiting_for_locks(installation) == 2 or _parked(installation) == 2,
+            None,
+            "the consumer to have the next",
+        )
+        let_go()
+        replaying.join()
     installation.settle()
     installation.command("log", "replay", "followup")
     installation.settle()

@@ -44,6 +44,7 @@ class History:
     events: list[Event] = field(default_factory=list)
     _versions: dict[str, int] = field(default_factory=dict)
     _last: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _accounts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def id(self) -> str:
         return str(uuid.UUID(int=self.random.getrandbits(128), version=4))
@@ -104,8 +105,41 @@ class History:
             "created_at": instant(self.now),
             "updated_at": instant(self.now),
         }
+        self._last[key] = data
         self.tell("customer.changed", key, key, data)
         return key
+
+    def account(self, name: str, manager: str | None = None) -> dict[str, Any]:
+        """An account as it stands now; naming another manager makes its next version."""
+        found = self._accounts.get(name)
+        if found is None or found["manager_email"] != manager:
+            found = self._accounts[name] = {
+                "id": found["id"] if found else self.id(),
+                "version": found["version"] + 1 if found else 1,
+                "name": name,
+                "tier": "gold",
+                "annual_value": "12000.00",
+                "manager_email": manager,
+            }
+        return found
+
+    def change_customer(self, customer: str, **changed: Any) -> None:
+        """A customer's next state."""
+        data = self._last[customer] | changed | {"updated_at": instant(self.now)}
+        self._last[customer] = data
+        self.tell("customer.changed", customer, customer, data)
+
+    def text(self, customer: str, words: str) -> None:
+        """A customer's text that answers nothing."""
+        data: dict[str, Any] = {
+            "message_id": self.id(),
+            "customer_id": customer,
+            "account_id": None,
+            "channel": "sms",
+            "text": words,
+            "at": instant(self.now),
+        }
+        self.tell("message.received", customer, data["message_id"], data)
 
     def erase(self, customer: str) -> None:
         self.tell("customer.changed", customer, customer, None)
@@ -174,7 +208,7 @@ class History:
         data = {
             k: asked[k] for k in ("invitation_id", "customer_id", "program_id", "program_name", "touchpoint")
         }
-        data |= {"channel": "email", "account": None, "score": score, "band": band(score)}
+        data |= {"channel": "email", "account": self._account_of(asked), "score": score, "band": band(score)}
         data["clicked_at"] = instant(self.now)
         self.tell("response.unconfirmed", asked["customer_id"], f"unconfirmed:{invitation}", data)
 
@@ -194,7 +228,7 @@ class History:
             "band": band(score),
             "comment": comment,
             "callback": None,
-            "account": None,
+            "account": self._account_of(asked),
             "language": None,
             "time_zone": None,
             "answered_at": instant(self.now),
@@ -330,6 +364,11 @@ class History:
         data = self._last[notice] | {"helped": yes, "helped_at": instant(self.now), "at": instant(self.now)}
         self._last[notice] = data
         self.tell("notice.answered", data["customer_id"], notice, data)
+
+    def _account_of(self, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The present state of the account of whoever was asked."""
+        account = self._last[asked["customer_id"]]["account"]
+        return self._accounts.get(account["name"], account) if account else None
 
     def wait(self, **by: float) -> None:
         self.now += timedelta(**by)

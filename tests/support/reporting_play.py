@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flask import Flask
 from flask.testing import FlaskClient
 
+from services.reporting import rebuild
+from shared.db import Database, Row
 from shared.events.envelope import Event
 from shared.web.session import COOKIE
 from shared.web.signing import serializer
 from tests.support.reporting import PROGRAMS, History
+
+MANAGERS = ("mina@acme.example", "max@acme.example")
+_TABLES = {
+    "company": "SELECT * FROM company",
+    "program": "SELECT * FROM program ORDER BY id",
+    "customer": "SELECT * FROM customer ORDER BY id",
+    "invitation": "SELECT * FROM invitation WHERE version > 0 ORDER BY id",
+    "skip": "SELECT * FROM skip ORDER BY id",
+    "response": "SELECT * FROM response WHERE version > 0 ORDER BY id",
+    "unconfirmed": "SELECT * FROM unconfirmed ORDER BY invitation_id",
+    "delivery": "SELECT * FROM delivery ORDER BY id",
+    "task": "SELECT * FROM task ORDER BY id",
+    "task_response": "SELECT * FROM task_response ORDER BY 1, 2",
+    "change": "SELECT * FROM change ORDER BY id",
+    "notice": "SELECT * FROM notice WHERE version > 0 ORDER BY id",
+    "nps_day": """SELECT * FROM nps_day
+        WHERE promoters + passives + detractors + quarantined + excluded <> 0 ORDER BY 1, 2, 3""",
+    "funnel_day": "SELECT * FROM funnel_day WHERE asked <> 0 ORDER BY 1, 2, 3",
+}
 
 
 def random_history(seed: int, customers: int = 12) -> list[Event]:
@@ -24,7 +45,11 @@ def random_history(seed: int, customers: int = 12) -> list[Event]:
     tasks: list[str] = []
     for number in range(customers):
         h.wait(hours=dice.randint(1, 40))
-        customer = h.customer(f"Customer {number}")
+        account = dice.choice([None, "Globex", "Initech"])
+        managed_by = dice.choice(MANAGERS)
+        customer = h.customer(f"Customer {number}.", h.account(account, managed_by) if account else None)
+        if dice.random() < 0.2:
+            h.change_customer(customer, name=f"Customer {number}. II")
         if dice.random() < 0.15:
             h.skip(customer, dice.choice(["recently_asked", "opted_out"]))
             continue
@@ -39,7 +64,9 @@ def random_history(seed: int, customers: int = 12) -> list[Event]:
             h.expire(invitation)
             continue
         _answer(h, dice, invitation, change, tasks)
-        if dice.random() < 0.1:
+        if dice.random() < 0.2:
+            h.text(customer, f"texted by {customer}")
+        if dice.random() < 0.15:
             h.erase(customer)
         if dice.random() < 0.08:
             h.company(dice.choice(["UTC", "Asia/Tokyo", "America/Los_Angeles"]))
@@ -56,7 +83,7 @@ def _deliver(h: History, dice: random.Random, invitation: str, customer: str) ->
 def _answer(h: History, dice: random.Random, invitation: str, change: str, tasks: list[str]) -> None:
     h.wait(hours=dice.randint(0, 30))
     state = dice.choice(["counted"] * 8 + ["quarantined", "excluded"])
-    response = h.answer(invitation, dice.randint(0, 10), state=state)
+    response = h.answer(invitation, dice.randint(0, 10), state=state, comment=f"said about {invitation}")
     if dice.random() < 0.3:
         h.revise(response, dice.randint(0, 10))
     for excluded in (True, False):
@@ -94,6 +121,39 @@ def shuffled_between_topics(events: Iterable[Event], dice: random.Random) -> lis
     order = [place for place, queue in queues.items() for _ in queue]
     dice.shuffle(order)
     return [queues[place].pop(0) for place in order]
+
+
+def with_duplicates(events: Sequence[Event], dice: random.Random, count: int) -> list[Event]:
+    """The events, and so many of them again, each somewhere behind its first time."""
+    found = list(events)
+    for event in dice.choices(events, k=count):
+        found.insert(dice.randint(found.index(event) + 1, len(found)), event)
+    return found
+
+
+def words_of(events: Iterable[Event]) -> dict[str, list[str]]:
+    """What nobody may find any more once a customer was erased: their name, their address, their words."""
+    words: dict[str, list[str]] = {}
+    for event in events:
+        if event.data is None:
+            continue
+        personal = [event.data.get(name) for name in ("name", "email", "comment", "text")]
+        if event.topic in ("customers", "responses", "deliveries"):
+            words.setdefault(event.key, []).extend(text for text in personal if text)
+    return words
+
+
+def state(db: Database) -> dict[str, list[Row]]:
+    """All facts and figures of reporting."""
+    with db.transaction() as tx:
+        return {name: tx.all(sql) for name, sql in _TABLES.items()}
+
+
+def empty(db: Database) -> None:
+    """Makes reporting forget everything, even whom it must not know."""
+    with db.transaction() as tx:
+        rebuild.clear(tx)
+        tx.execute("TRUNCATE erased, staff, apikey")
 
 
 def log_in(app: Flask, role: str) -> FlaskClient:

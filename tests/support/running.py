@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
 import urllib3
 
 from shared.clock import SystemClock
@@ -71,6 +72,10 @@ class Process:
             except subprocess.TimeoutExpired:
                 self.kill()
 
+    @property
+    def frozen(self) -> bool:
+        return psutil.Process(self.popen.pid).status() == psutil.STATUS_STOPPED
+
     def freeze(self) -> None:
         self.popen.send_signal(signal.SIGSTOP)
 
@@ -86,8 +91,9 @@ class Running:
     """An installation in a folder of its own, on databases that are there already.
 
     Processes are started and killed one by one; nothing starts them again but the test. `crash_at`
-    names a point of `shared.faults`; the process that passes it first dies, once. All of them get what
-    is in `environment` besides. The program is the one in the folder `root`.
+    names a point of `shared.faults`; the process that passes it first dies, once. One that was started with
+    `freeze_at` freezes there, once, after `arm`. All of them get what is in `environment` besides. The
+    program is the one in the folder `root`.
     """
 
     settings: Settings
@@ -111,10 +117,10 @@ class Running:
     def log(self) -> Log:
         return open_in_use(self.settings)
 
-    def role(self, service: str, *roles: str, crash_at: str = "") -> Process:
+    def role(self, service: str, *roles: str, crash_at: str = "", freeze_at: str = "") -> Process:
         """Starts roles of a service in one process."""
         command = [sys.executable, "-m", "shared.cli", "run", service, *roles]
-        return self._start(f"{service}-{'-'.join(roles)}", command, crash_at)
+        return self._start(f"{service}-{'-'.join(roles)}", command, crash_at, freeze_at)
 
     def workers(self) -> list[Process]:
         """Starts every role of every service, one process per service."""
@@ -162,12 +168,28 @@ class Running:
                 raise AssertionError(f"waited {PATIENCE:.0f} s for {what}\n{outputs}")
             time.sleep(0.05)
 
+    def arm(self, process: Process) -> None:
+        """Lets a process freeze when it next passes its `freeze_at`."""
+        assert process.marker is not None
+        self._put(process.marker)
+
     def wait_crash(self, process: Process) -> None:
         """Returns when the process has died of its `crash_at` (of the web app: when a worker of it has)."""
         self.wait(process.crashed, None, f"{process.name} to crash")
         if process.name != "web":
             self.wait(lambda: not process.alive, None, f"{process.name} to be gone")
             assert process.popen.returncode == -signal.SIGKILL, process.said()
+
+    def has_topics(self) -> bool:
+        """Whether the log has its topics; they are made, once a broker that has just started is ready."""
+        log = self.log()
+        try:
+            log.ensure_topics()
+            return True
+        except Unavailable:
+            return False
+        finally:
+            log.close()
 
     def settle(self) -> None:
         """Returns when every event has been sent and applied, and nothing is to be sent to anybody."""
@@ -213,15 +235,17 @@ class Running:
         for db in self.databases.values():
             db.close()
 
-    def _start(self, name: str, command: list[str], crash_at: str) -> Process:
+    def _start(self, name: str, command: list[str], crash_at: str, freeze_at: str = "") -> Process:
         folder = self.settings.home
         marker: Path | None = None
         environment = self._environment()
-        if crash_at:
+        if crash_at or freeze_at:
             marker = folder / f"crash-{secrets.token_hex(4)}"
-            marker.touch()
-            find_owner(folder).own(marker)
-            environment["HEARBACK_CRASH_AT"] = f"{crash_at}@{marker}"
+            environment["HEARBACK_FREEZE_AT" if freeze_at else "HEARBACK_CRASH_AT"] = (
+                f"{crash_at or freeze_at}@{marker}"
+            )
+            if crash_at:
+                self._put(marker)
         output = folder / f"{name}-{len(self.processes)}.out"
         with output.open("wb") as file:
             popen = subprocess.Popen(
@@ -234,6 +258,10 @@ class Running:
         process = Process(name, popen, output, marker)
         self.processes.append(process)
         return process
+
+    def _put(self, marker: Path) -> None:
+        marker.touch()
+        find_owner(self.settings.home).own(marker)
 
     def _environment(self) -> dict[str, str]:
         settings = self.settings
@@ -309,10 +337,8 @@ def running(
     settings = replace(settings, port=port, public_url=here, survey_url=here, followup_url=here)
     settings = replace(settings, mailbox_url=mailbox_url or here)
     found = Running(settings, environment or {})
-    topics = found.log()
-    topics.ensure_topics()
-    topics.close()
     try:
+        found.wait(found.has_topics, None, "the log's topics")
         yield found
     finally:
         found.close()
