@@ -137,6 +137,7 @@ def test_all_that_was_acknowledged_is_in_the_backup_and_the_loop_goes_on(
     running.close()
 
 
+@pytest.mark.slow_fault
 def test_one_service_put_back_hears_again_what_came_since(machine: Machine, history: Asked) -> None:
     folder = backed_up(machine, "older")
     with Traffic(history) as traffic:
@@ -153,9 +154,11 @@ def test_one_service_put_back_hears_again_what_came_since(machine: Machine, hist
     check(history)
 
 
+@pytest.mark.slow_fault
 def test_reporting_lost_altogether_is_filled_again_under_traffic(machine: Machine, history: Asked) -> None:
     server = Postgres(machine.home, find_owner(machine.home))
     server.load()
+    history.running.db("reporting").close()
     with Traffic(history) as traffic:
         connection = server.connect()
         with connection.cursor() as cur:
