@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,12 +85,10 @@ def _finish(swap: Path, aside: Path) -> None:
             if present.exists():
                 present.replace(old)
             new.replace(present)
-    (swap / NEW).rmdir()
-    if any((swap / _OLD).iterdir()):
-        (swap / _OLD).replace(aside)
-    else:
-        (swap / _OLD).rmdir()
-    swap.rmdir()
+    replaced = swap / _OLD
+    if replaced.exists() and any(replaced.iterdir()):
+        replaced.replace(aside)
+    shutil.rmtree(swap)
 
 
 def unwritable(home: Path, error: OSError) -> str:

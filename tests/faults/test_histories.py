@@ -96,8 +96,13 @@ class Histories(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(accounts=st.lists(st.sampled_from(["", "Globex", "Initech"]), min_size=6, max_size=6))
-    def begin(self, accounts: list[str]) -> None:
+    @initialize(
+        accounts=st.lists(st.sampled_from(["", "Globex", "Initech"]), min_size=6, max_size=6),
+        scores=st.lists(SCORES, max_size=6),
+        known=st.booleans(),
+    )
+    def begin(self, accounts: list[str], scores: list[int], known: bool) -> None:
+        """Six people, all of them asked, some with an answer; perhaps everybody knows of it."""
         self.world.reset()
         self.count = itertools.count(1)
         self.people = [Person(number, 0, account) for number, account in enumerate(accounts)]
@@ -107,6 +112,10 @@ class Histories(RuleBasedStateMachine):
         self.import_people(list(range(6)))
         self.ask_everybody()
         self.hand_over("taken")
+        for number, score in enumerate(scores):
+            self.answer(number, score, says=True, stale=0, from_mail=False, twice=False)
+        if known:
+            self.world.settle()
 
     # Survey's side.
 
@@ -161,6 +170,11 @@ class Histories(RuleBasedStateMachine):
                 told: Any = reply.json
                 link.version = told["version"]
                 self.acks.append(Ack(link, told["version"], told["score"], told["comment"]))
+
+    @rule(pick=PICK, score=SCORES)
+    def change_their_mind(self, pick: int, score: int) -> None:
+        """Once more, as most do: on the page as it is."""
+        self.answer(pick, score, says=score % 2 == 0, stale=0, from_mail=False, twice=False)
 
     @rule(pick=PICK, score=SCORES)
     def click(self, pick: int, score: int) -> None:
@@ -233,7 +247,7 @@ class Histories(RuleBasedStateMachine):
         with self.world.dbs["survey"].transaction() as tx:
             company.change(tx, {"time_zone": zone})
 
-    @rule(minutes=st.sampled_from([1, 20, 600, 3_000, 20_000, 50_000]))
+    @rule(minutes=st.sampled_from([1, 1, 20, 20, 60, 60, 600, 600, 3_000, 45_000]))
     def time_passes(self, minutes: int) -> None:
         """What falls due is done: clicks nobody confirmed, invitations that expire."""
         self.world.clock.advance(timedelta(minutes=minutes))
@@ -303,6 +317,16 @@ class Histories(RuleBasedStateMachine):
                     notices.answer(tx, rows[pick % len(rows)]["id"], helped)
             except NotFound:
                 pass  # it was never sent
+
+    @rule(pick=PICK, helped=st.booleans())
+    def close_the_loop(self, pick: int, helped: bool) -> None:
+        """A day on which all goes well, with what is there."""
+        self.world.settle()
+        self.call(pick, reached=True)
+        self.resolve(pick)
+        self.publish_a_change()
+        self.send_notices("taken")
+        self.say_whether_it_helped(pick, helped)
 
     # The machines.
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import structlog
-
 from services.followup import handlers as followup_handlers
 from services.followup import notice_sender
 from services.followup import rebuild as followup_rebuild
@@ -275,7 +273,6 @@ def _search(db: Database, markers: Sequence[str]) -> list[Row]:
 
 
 def world(urls: FreshDatabases, home: Path) -> World:
-    structlog.configure(processors=[structlog.processors.KeyValueRenderer()])
     return World(
         Settings(home=home, secret="a secret of the tests, 32 characters or more", database_urls=urls)
     )
