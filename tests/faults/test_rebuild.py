@@ -47,6 +47,9 @@ def test_fault_21_reporting_is_filled_again_after_its_database_was_lost(
             create_database(cur, url.rsplit("/", 1)[1], "reporting")
         connection.close()
         history.running.command("migrate")
+        # A process that found its tables gone has ended itself; whoever keeps it alive starts another.
+        history.cast.consumers["reporting"].stop()
+        history.cast.consumer_again("reporting")
         history.running.command("rebuild", "reporting")
         traffic.wait_for_more()
     history.running.settle()
