@@ -13,6 +13,12 @@ PAGE = 60
 
 Entry = dict[str, Any]
 
+# What comes after what of one instant: a message leaves and is settled in one, and so is a call that resolves.
+_ORDER = (
+    "created skip invitation click text answer task_opened task_escalated task_tried task_reached"
+    " task_resolved task_withdrawn notice notice_skipped delivery helped complaint opt_out"
+).split()
+
 _SOURCES = {
     "invitation": """SELECT i.id, i.state, i.channel, i.touchpoint, i.test, i.sent_at, i.created_at,
             p.id AS program_id, p.name AS program, coalesce(i.sent_at, i.created_at) AS at, i.expires_at
@@ -55,7 +61,9 @@ def story(
         )
         entries += [{"kind": kind, **row} for row in rows]
     entries += [entry for entry in _replicas(tx, customer) if before is None or entry["at"] < before]
-    entries.sort(key=lambda entry: (entry["at"], entry.get("version", 0)), reverse=True)
+    entries.sort(
+        key=lambda entry: (entry["at"], _ORDER.index(entry["kind"]), entry.get("version", 0)), reverse=True
+    )
     if len(entries) <= PAGE:
         return entries, None
     cut: datetime = entries[PAGE]["at"]

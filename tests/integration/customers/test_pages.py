@@ -218,7 +218,9 @@ def test_the_whole_story_is_told_in_both_directions(survey: Survey) -> None:
         "they do not want messages from us",
     ):
         assert text in page, text
-    assert page.index("talked to them") < page.index("Changed their mind") < page.index("Became known to us")
+    told = ("” helped", "Told by mail", "Resolved", "talked to them", "is to call", "Changed their mind")
+    places = [page.index(text) for text in (*told, "Became known to us")]
+    assert places == sorted(places)
     assert (
         lead.post(
             f"/survey/customers/{customer['id']}/messages", {"channel": "email", "do": "start"}
@@ -226,6 +228,17 @@ def test_the_whole_story_is_told_in_both_directions(survey: Survey) -> None:
         == 303
     )
     assert survey.customer(external_id="1")["email_opt_out_at"] is None
+
+
+def test_a_message_arrives_after_it_was_sent_though_both_are_of_one_instant(survey: Survey) -> None:
+    survey.import_("id,name,email\n1,Ann,ann@example.com\n")
+    with survey.db.transaction() as tx:
+        program = programs.ensure_default(tx)
+        ask.step(tx, str(ask.start(tx, str(program["id"]), {"customers": ["1"]}, "me")["id"]))
+        tx.execute("UPDATE invitation SET state = 'sent', sent_at = %s", (tx.now,))
+        tx.execute("UPDATE delivery SET state = 'delivered', settled_at = %s", (tx.now,))
+    page = survey.browser("lead").get(f"/survey/customers/{survey.customer(external_id='1')['id']}").text
+    assert page.index("The question arrived by mail") < page.index("Asked by mail")
 
 
 def test_a_long_story_is_paged(survey: Survey) -> None:
