@@ -189,7 +189,7 @@ def linked(text: str) -> Markup:
 
 
 def preview(text: str, address: str = "") -> str:
-    """The first words of a message, as lists on phones show them: in one line, with `address` for each link."""
+    """The first words of a message, as lists on phones show them: in one line, `address` for each link."""
     words = " ".join(_LINK.sub(address, text).split())
     return words if len(words) <= 160 else words[:160].rsplit(" ", 1)[0] + " …"
 

@@ -13,7 +13,7 @@ PAGE = 60
 
 Entry = dict[str, Any]
 
-# What comes after what of one instant: a message leaves and is settled in one, and so is a call that resolves.
+# What comes after what of one instant: a message leaves and is settled in one, a call reaches and resolves.
 _ORDER = (
     "created skip invitation click text answer task_opened task_escalated task_tried task_reached"
     " task_resolved task_withdrawn notice notice_skipped delivery helped complaint opt_out"
