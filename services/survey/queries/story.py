@@ -33,8 +33,12 @@ _SOURCES = {
         JOIN invitation i ON i.id = r.invitation_id JOIN program p ON p.id = i.program_id
         WHERE r.customer_id = %(id)s""",
     "delivery": """SELECT d.id, d.kind AS kind_of, d.channel, d.state, d.reason, d.ref_id,
-            coalesce(d.settled_at, d.handed_at, d.claimed_at, d.created_at) AS at
-        FROM delivery d WHERE d.customer_id = %(id)s
+            -- A notice is sent by followup's clock; what became of it cannot come before.
+            greatest(coalesce(d.settled_at, d.handed_at, d.claimed_at, d.created_at),
+                (n.data->>'sent_at')::timestamptz) AS at
+        FROM delivery d LEFT JOIN notice_replica n
+            ON n.customer_id = d.customer_id AND n.data->>'delivery_id' = d.id::text
+        WHERE d.customer_id = %(id)s
             AND d.state IN ('delivered', 'bounced', 'failed', 'uncertain', 'refused')""",
     "complaint": """SELECT d.id, d.kind AS kind_of, d.channel, (d.data->>'complained_at')::timestamptz AS at
         FROM delivery d WHERE d.customer_id = %(id)s AND d.data ? 'complained_at'""",
