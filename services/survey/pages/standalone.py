@@ -94,4 +94,4 @@ def wants_page() -> bool:
 
 def notice_of(text: str | None) -> str:
     """The note a redirect asked to show; anything else shows none."""
-    return text if text in ("saved", "stale", "choose", "stop", "stop_all", "start", "on_its_way") else ""
+    return text if text in ("saved", "stop", "stop_all", "start", "on_its_way") else ""

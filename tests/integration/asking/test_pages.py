@@ -27,7 +27,7 @@ def test_every_page_is_there_and_says_what_it_is_for(survey: Asking) -> None:
     program = survey.program["id"]
     pages = {
         "/survey/programs": "1 program can ask",
-        f"/survey/programs/{program}": "Recommend would reach 0 customers now",
+        f"/survey/programs/{program}": "“Recommend” would reach 0 customers now",
         f"/survey/programs/{program}?language=de": "Eine Frage von Example Ltd",
         f"/survey/programs/{program}/ask": "Nobody will be asked",
         f"/survey/programs/{program}/ask?look=1&who=account": "the field for your choice is empty",
