@@ -19,14 +19,13 @@ from shared.embedded import processes, readiness
 from shared.embedded.app import MAILBOX
 from shared.errors import HearbackError
 from shared.events.catalog import TOPICS
-from shared.events.workers import brief
 from shared.health_port import health_port
 from shared.ids import SystemIds
 from shared.log import in_use
 from shared.migrate import OldVersionRuns, head, version
 from shared.migrate import migrate as migrate_database
 from shared.presence import present
-from shared.roles import ROLES, RoleContext, Worker, load_roles
+from shared.roles import ROLES, RoleContext, Worker, brief, load_roles
 from shared.settings import DATABASES, SERVICES, Settings, home_folder, load
 
 _SERVICE = click.Choice(SERVICES)

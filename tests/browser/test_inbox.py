@@ -189,7 +189,7 @@ def test_calling_tells_colleagues_and_an_open_page_hears_of_changes(
     # Coming back to a tab asks at once; otherwise it asks every ten seconds.
     lea.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(lea.get_by_text("Ann Berger is on this right now.")).to_be_visible()
-    with ann.expect_response(lambda reply: reply.request.method == "POST"):
+    with ann.expect_navigation():
         ann.get_by_role("button", name="Not reached").click()
     lea.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(lea.get_by_text("Somebody acted on this task since you opened it.")).to_be_visible()

@@ -176,4 +176,5 @@ def test_asking_on_the_terminal(survey: Asking, monkeypatch: pytest.MonkeyPatch)
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["asked"] == 1
     assert len(survey.send()) == 1
-    assert CliRunner().invoke(ask_command, ["nothing", "--all"]).exit_code != 0
+    wrong = CliRunner().invoke(ask_command, ["nothing", "--all"])
+    assert str(wrong.exception) == "There is no program 'nothing'. There are: Recommend."
