@@ -251,6 +251,7 @@ class KafkaLog:
             self._reader = self._reading([], max_partition_fetch_bytes=16_384)
         self._reader.assign(list(oldest))
         for place, offset in oldest.items():
+            self._reader.resume(place)  # it may have been looked at before, and stays paused after that
             self._reader.seek(place, offset)
         until = time.monotonic() + _LOOK_SECONDS
         while len(times) < len(oldest) and time.monotonic() < until:

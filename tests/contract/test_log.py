@@ -57,10 +57,11 @@ def test_the_age_of_a_groups_oldest_record_is_not_that_of_a_slower_group(bench: 
     bench.consume()
     bench.say(A, 3)
     bench.flush()
+    bench.log.lag()  # who looks a second time sees the same
     found = {lag.consumer: lag for lag in bench.log.lag() if lag.topic == "deliveries"}
     assert (found["survey"].unread, found[GROUP].unread) == (2, 1)
-    assert 0 < found[GROUP].seconds < found["survey"].seconds
     slow.close()
+    assert 0 < found[GROUP].seconds < found["survey"].seconds
 
 
 def test_a_topic_that_a_service_has_never_read_is_unread(bench: Bench) -> None:
