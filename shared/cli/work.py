@@ -6,6 +6,7 @@ import importlib
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -169,7 +170,7 @@ def rebuild(service: str, wait: bool) -> None:
     steps = show.Steps()
     fill_again(settings, service, steps)
     if wait:
-        arrive(settings, steps)
+        arrive(settings, steps, [service])
 
 
 def fill_again(settings: Settings, service: str, steps: show.Steps) -> None:
@@ -200,10 +201,10 @@ def consumed(settings: Settings, service: str) -> list[str]:
     return list(consumer.topics)
 
 
-def arrive(settings: Settings, steps: show.Steps) -> None:
-    """Waits until all that is published by now has arrived; says so when nobody moves it."""
+def arrive(settings: Settings, steps: show.Steps, readers: Sequence[str] = SERVICES) -> None:
+    """Waits until all that is published by now has reached the `readers`; says so when nobody moves it."""
     with steps.step("Waiting until everything has arrived") as told:
-        arrival = readiness.Arrival(settings)
+        arrival = readiness.Arrival(settings, readers)
         fewest, newest, since = -1, 0.0, time.monotonic()
         while left := arrival.missing():
             now = time.monotonic()

@@ -134,13 +134,14 @@ def replicas(settings: Settings, *, late: float = 0.0) -> list[Part]:
 
 
 class Arrival:
-    """Whether all that had been published when this was made has reached the others.
+    """Whether all that had been published when this was made has reached the `readers`.
 
     Whatever has come since does not matter: under traffic there is always something on its way.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, readers: Sequence[str] = SERVICES) -> None:
         self.settings = settings
+        self.readers = readers
         self._last = {
             name: self._outbox(name, "SELECT coalesce(max(id), 0) FROM outbox") for name in SERVICES
         }
@@ -159,7 +160,7 @@ class Arrival:
         now = time.monotonic()
         self._left_at = now if self._left_at is None else self._left_at
         # What was appended since then is younger than this.
-        return [part for part in [_log(self.settings, now - self._left_at)] if not part.ok]
+        return [part for part in [_log(self.settings, now - self._left_at, self.readers)] if not part.ok]
 
     def _outbox(self, service: str, query: str, *args: int) -> int:
         connection = psycopg2.connect(self.settings.database_urls[service], connect_timeout=5)
@@ -180,11 +181,11 @@ def _behind(name: str, said: str, waiting: int, age: float, late: float, facts: 
     return Part(name, "", {**facts, "said": f"{said}, on their way"})
 
 
-def _log(settings: Settings, late: float) -> Part:
+def _log(settings: Settings, late: float, readers: Sequence[str] = SERVICES) -> Part:
     log: Log | None = None
     try:
         log = open_in_use(settings)
-        lags = log.lag()
+        lags = [lag for lag in log.lag() if lag.consumer in readers]
     except HearbackError as error:
         return Part("log", error.message.rstrip("."))
     except Exception as error:  # whatever the adapter raises, the log is what is wrong

@@ -138,17 +138,18 @@ class KafkaLog:
                 (consumer, place): max(0, ends[place] - max(offset, starts[place]))
                 for (consumer, place), offset in committed.items()
             }
-            oldest: dict[TopicPartition, int] = {}
-            for (_, place), count in unread.items():
-                if count:
-                    oldest[place] = min(oldest.get(place, ends[place]), ends[place] - count)
-            times = self._times(oldest)
+            oldest = {(place, ends[place] - count) for (_, place), count in unread.items() if count}
+            times: dict[tuple[TopicPartition, int], float] = {}
+            while oldest:  # of groups that are differently far, one after the other
+                turn = dict(oldest)
+                times |= {(place, turn[place]): at for place, at in self._times(turn).items()}
+                oldest -= set(turn.items())
         now = time.time()
         found: dict[tuple[str, str], tuple[int, float]] = {}
         for (consumer, place), count in unread.items():
             key = consumer, place.topic.removeprefix(self.settings.prefix)
             total, age = found.get(key, (0, 0.0))
-            seconds = max(0.0, now - times.get(place, now)) if count else 0.0
+            seconds = max(0.0, now - times.get((place, ends[place] - count), now)) if count else 0.0
             found[key] = total + count, max(age, seconds)
         return [Lag(consumer, topic, *found[consumer, topic]) for consumer, topic in sorted(found)]
 
@@ -250,6 +251,7 @@ class KafkaLog:
             self._reader = self._reading([], max_partition_fetch_bytes=16_384)
         self._reader.assign(list(oldest))
         for place, offset in oldest.items():
+            self._reader.resume(place)  # it may have been looked at before, and stays paused after that
             self._reader.seek(place, offset)
         until = time.monotonic() + _LOOK_SECONDS
         while len(times) < len(oldest) and time.monotonic() < until:

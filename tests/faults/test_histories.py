@@ -367,6 +367,8 @@ class Histories(RuleBasedStateMachine):
         if not hasattr(self, "people"):
             return
         self.check()
+        if not self.gone:
+            return
         self.world.forget_the_past()
         with self.world.dbs["survey"].transaction() as tx:
             while clock.forget(tx):

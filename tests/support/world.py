@@ -263,6 +263,8 @@ def _search(db: Database, markers: Sequence[str]) -> list[Row]:
         )
         found = []
         for row in columns:
+            if not tx.value(f"SELECT EXISTS (SELECT FROM {row['place']})"):
+                continue
             text = f"concat_ws(' ', {', '.join(row['texts'])})"
             found += tx.all(
                 f"SELECT %s AS place, {text} AS text FROM {row['place']}"
