@@ -27,6 +27,9 @@ def test_fault_01_web_dies_after_its_commit_before_the_reply(history: History) -
     assert web.crashed()
     first.version = shown  # as the old form says
     assert history.answer(first, 3, "too slow", nonce="the-same-form-again") == ack
+    # Before anything else is said of them: a revision would tell what was lost as well.
+    history.running.settle()
+    check(history)
     history.answer_all()
     history.running.settle()
     check(history)

@@ -115,7 +115,7 @@ def test_fault_04_a_relay_that_froze_with_an_old_state_in_its_hands_never_beats_
     installation.arm(frozen)
     _rename(history, f"Old {point}", renamed, erased)
     installation.wait(lambda: frozen.frozen, frozen, "the relay to stand still")
-    [*_, (old, _)] = _on_log(history, renamed.id)
+    old = max(version for version, _ in _on_log(history, renamed.id))
 
     second = installation.role("survey", "relay")
     _rename(history, f"New {point}", renamed)

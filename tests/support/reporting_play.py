@@ -66,7 +66,7 @@ def random_history(seed: int, customers: int = 12) -> list[Event]:
         _answer(h, dice, invitation, change, tasks)
         if dice.random() < 0.2:
             h.text(customer, f"texted by {customer}")
-        if dice.random() < 0.15:
+        if dice.random() < 0.3:
             h.erase(customer)
         if dice.random() < 0.08:
             h.company(dice.choice(["UTC", "Asia/Tokyo", "America/Los_Angeles"]))
