@@ -224,7 +224,8 @@ class KafkaLog:
 
     def _forget_offsets(self, admin: KafkaAdminClient, new: Collection[str]) -> None:
         """A topic that is made again begins at 0; how far a group had read the one before says nothing."""
-        for group, offsets in _committed(admin, [self.settings.prefix + name for name in SERVICES]).items():
+        groups = [self.settings.prefix + name for name in SERVICES]
+        for group, offsets in _committed(admin, groups, patience=30.0).items():
             if stale := [place for place in offsets if place.topic in new]:
                 admin.delete_group_offsets(group, stale)
 
@@ -271,9 +272,11 @@ def _options(topic: Topic) -> dict[str, Any]:
     }
 
 
-def _committed(admin: KafkaAdminClient, groups: Sequence[str]) -> dict[str, dict[TopicPartition, Any]]:
+def _committed(
+    admin: KafkaAdminClient, groups: Sequence[str], patience: float = REQUEST_MS / 1000
+) -> dict[str, dict[TopicPartition, Any]]:
     """How far the groups are; a group that is not there is nowhere."""
-    until = time.monotonic() + REQUEST_MS / 1000
+    until = time.monotonic() + patience
     while True:
         try:
             found: dict[str, dict[TopicPartition, Any]] = admin.list_group_offsets(dict.fromkeys(groups))
