@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from shared.logins import create_database
 from tests.support.checker import check
 from tests.support.history import History, Traffic
 from tests.support.postgres import TestPostgres
+
+pytestmark = pytest.mark.slow_fault
 
 _SHOWN = ("nps_day", "funnel_day", "response", "invitation", "task", "task_response", "delivery")
 
