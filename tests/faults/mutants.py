@@ -19,6 +19,7 @@ import click
 
 ROOT = Path(__file__).resolve().parents[2]
 _CRASHES = "tests/faults/test_crashes.py::"
+_ORDER = "tests/faults/test_log_order.py::"
 _REORDERED = (
     "tests/faults/test_reordered.py"
     "::test_fault_17_twice_late_and_in_any_order_between_topics_events_end_as_they_would_in_order"
@@ -69,6 +70,30 @@ MUTANTS = (
             crash_at("relay.before_send")
 """,
         (f"{_CRASHES}test_relay_dies[embedded-seed1-fault_03_amid_a_batch]",),
+    ),
+    Mutant(
+        "a late commit is overtaken by its key's next",
+        "shared/events/relay.py",
+        "            SELECT * FROM batch UNION ALL SELECT * FROM late ORDER BY id",
+        "            SELECT * FROM batch ORDER BY id",
+        (f"{_ORDER}test_fault_05_a_later_event_of_its_key_does_not_overtake_a_late_commit[embedded-seed1]",),
+    ),
+    Mutant(
+        "the log takes what an overtaken relay sends",
+        "shared/log/postgres_sink.py",
+        "DO UPDATE SET epoch = excluded.epoch WHERE p.epoch <= excluded.epoch",
+        "DO UPDATE SET epoch = excluded.epoch",
+        (
+            f"{_ORDER}test_fault_04_a_relay_that_froze_with_an_old_state_in_its_hands_never_beats_what_came_since"
+            "[embedded-seed1-before_the_log_checks]",
+        ),
+    ),
+    Mutant(
+        "a poll reads what a long reader keeps",
+        "shared/events/relay.py",
+        "outbox.key >= k.key AND (outbox.key, id) <= (k.key, %(floor)s::bigint) OFFSET 0) o",
+        "outbox.key = k.key AND id <= %(floor)s::bigint) o",
+        (f"{_ORDER}test_fault_06_a_poll_costs_the_same_while_a_long_reader_keeps_all_dead_events[20000]",),
     ),
     Mutant(
         "outbox written after the reply",
