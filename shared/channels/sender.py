@@ -17,7 +17,7 @@ import structlog
 from shared.channels import Message, RefusesUsError, Transport, TransportError, UncertainError, ledger
 from shared.channels.ledger import Delivery
 from shared.clock import Clock
-from shared.db import Database, Tx, is_transient
+from shared.db import Database, Tx, is_transient, storable
 from shared.errors import HearbackError
 from shared.faults import crash_at
 
@@ -33,6 +33,7 @@ HANDS = 8
 # Waits between attempts that certainly failed, in seconds; after the last the message has failed.
 DELAYS = (5, 15, 60, 300, 900, 3600, 7200)
 _SWEEP_SECONDS = 10.0
+_LONGEST_ID = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +226,7 @@ class Sender:
             # It was long until it came to this: a slow provider could have it after the permit is over.
             return _Said(Outcome(one, "returned"), counted=False)
         try:
-            provider_id = way.send(message)
+            said = way.send(message)
         except UncertainError as error:
             return _Said(Outcome(one, "uncertain", reason=error.message))
         except TransportError as error:
@@ -238,7 +239,8 @@ class Sender:
             log.error("sender.transport_broke", delivery=one.id, exc_info=error)
             return _Said(Outcome(one, "uncertain", reason="The hand-over broke off."))
         crash_at("sender.after_hand_over")
-        return _Said(Outcome(one, "handed", provider_id=provider_id))
+        # What a provider calls it is its own affair: it must not keep the ledger from noting the hand-over.
+        return _Said(Outcome(one, "handed", provider_id=said and storable(said)[:_LONGEST_ID]))
 
     def _settle_said(self, said: Sequence[_Said]) -> None:
         if said:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
 from shared.channels import OPTED_OUT, Message, RefusesUsError, TransportError, UncertainError
 from shared.channels.http import Answer, call, retry_after
@@ -229,12 +229,12 @@ def verify(
     url = f"{settings.public_url}{path}" + (f"?{query}" if query else "")
     given: Any = form
     try:
-        if "bodySHA256=" in query:
+        if "bodySHA256" in parse_qs(query):
             given = body.decode()
         if not signature or not RequestValidator(us.auth_token).validate(url, given, signature):
             raise Unauthenticated("This webhook's signature is wrong.", slug="bad-signature")
         found = json.loads(given) if isinstance(given, str) else form.to_dict()
-    except (UnicodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise Unauthenticated("This webhook cannot be read.", slug="bad-signature") from error
     if not isinstance(found, dict) or found.get("AccountSid") != us.account_sid:
         raise Unauthenticated("This webhook is of another account.", slug="bad-signature")

@@ -157,6 +157,16 @@ def test_a_late_report_leaves_an_address_alone_that_was_corrected_since(survey: 
     assert (opted_out["email_opt_out_at"] is not None) == (state == "complained")
 
 
+@pytest.mark.parametrize("odd", ["\x00", "\ud800"])
+def test_an_odd_character_costs_a_webhook_nothing_else(survey: Asking, question: Message, odd: str) -> None:
+    assert survey.text(PHONE, f"3 slow{odd}", f"in{odd}").status_code == 204
+    assert survey.response()["comment"].startswith("slow")
+    assert survey.text(PHONE + odd, "3").status_code == 204
+    report = {"id": f"ev{odd}", "type": "bounced", "delivery_id": question.delivery_id, "reason": f"no{odd}"}
+    assert survey.webhook({**report, "at": survey.clock.now().isoformat()}).status_code == 204
+    assert survey.one("SELECT reason FROM delivery WHERE kind = 'invitation'")["reason"] == "no\ufffd"
+
+
 def test_forged_stale_and_damaged_webhooks_change_nothing(survey: Asking, question: Message) -> None:
     event = {"id": "x", "type": "inbound", "from": PHONE, "text": "0", "at": survey.clock.now().isoformat()}
     assert survey.webhook(event, key="other").status_code == 401
