@@ -78,11 +78,12 @@ class _Said:
 
 AskPermits = Callable[[Sequence[Delivery]], Permits]
 Render = Callable[[Delivery, Permit], Message]
+Lock = Callable[[Tx, Sequence[Delivery]], None]
 InTransaction = Callable[[Tx, Sequence[Outcome]], None]
 Afterwards = Callable[[Sequence[Outcome]], None]
 
 
-def _nothing(_: Sequence[Outcome]) -> None:
+def _nothing(*_: object) -> None:
     return None
 
 
@@ -92,6 +93,7 @@ class Sender:
 
     `permits` and `render` are asked outside of any transaction; `settled` runs in the very transaction
     that settles the deliveries in the ledger, `afterwards` after its commit (to tell another service).
+    `lock` begins that transaction: it locks what `settled` will change and is locked before deliveries.
     `only_own`: another sender of this service looks after the other kinds when one of them has died.
     A permit's life is counted on the monotonic clock from before it was asked for. `hands` messages are
     handed over at a time, each begun and settled in the ledger on its own account. When a provider says
@@ -107,6 +109,7 @@ class Sender:
     settled: InTransaction
     afterwards: Afterwards = _nothing
     only_own: bool = False
+    lock: Lock = _nothing
     hands: int = HANDS
     pause: Callable[[float], None] = time.sleep
     _seconds_each: float = field(default=0.1, init=False)
@@ -265,6 +268,7 @@ class Sender:
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         def write(tx: Tx) -> Sequence[Outcome]:
+            self.lock(tx, [one.delivery for one in outcomes])
             if taken := {one.delivery.id: one.provider_id for one in outcomes if one.result == "handed"}:
                 ledger.handed(tx, taken)
             return [outcome for outcome in outcomes if self._note(tx, outcome)]
@@ -286,6 +290,7 @@ class Sender:
         self, deliveries: Sequence[Delivery], seconds: int, reason: str | None, *, counted: bool = False
     ) -> None:
         def write(tx: Tx) -> Sequence[Outcome]:
+            self.lock(tx, deliveries)
             back = ledger.give_back(
                 tx,
                 [one.id for one in deliveries],
@@ -320,7 +325,7 @@ class Sender:
             return
         self._swept_at = now
         with self.db.transaction() as tx:
-            back, lost = ledger.after_crash(tx, self.kinds, only_own=self.only_own)
+            back, lost = ledger.after_crash(tx, self.kinds, only_own=self.only_own, lock_first=self.lock)
             outcomes = [Outcome(one, "returned") for one in back]
             outcomes += [Outcome(one, "uncertain", reason=one.reason) for one in lost]
             if outcomes:
