@@ -45,8 +45,10 @@ def receive(
     if tx.one("SELECT 1 FROM inbound WHERE provider_id = %s", (provider_id,)):
         return Received("repeated")
     text = storable(tidy_comment(text) or "")[:MAX_TEXT]
-    customer = tx.one("SELECT id, account_id FROM customer WHERE phone = %s FOR NO KEY UPDATE", (phone,))
-    reading = sms.read(text)
+    customer = tx.one(
+        "SELECT id, account_id, sms_opt_out_at FROM customer WHERE phone = %s FOR NO KEY UPDATE", (phone,)
+    )
+    reading = sms.read(text, stopped=customer is not None and customer["sms_opt_out_at"] is not None)
     if keyword:
         reading = replace(reading, keyword=keyword)
     if customer is None:

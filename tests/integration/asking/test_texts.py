@@ -113,6 +113,24 @@ def test_help_says_who_asks_and_how_to_stop(survey: Asking, question: Message) -
     assert "STOP" in reply.text and "Example Ltd" in reply.text
 
 
+def test_info_is_help(survey: Asking, question: Message) -> None:
+    survey.text(PHONE, "Info")
+    assert "STOP" in survey.send()[0].text and survey.events("message.received") == []
+
+
+def test_a_yes_is_words_but_for_somebody_who_has_stopped(survey: Asking, question: Message) -> None:
+    survey.text(PHONE, "Yes!")
+    assert [event["data"]["text"] for event in survey.events("message.received")] == ["Yes!"]
+    survey.text(PHONE, "3 slow")
+    survey.send()
+    survey.text(PHONE, "yes")
+    assert survey.response()["comment"] == "slow\nyes" and survey.send() == []
+    survey.text(PHONE, "STOP")
+    survey.text(PHONE, "YES")
+    assert survey.customer(phone=PHONE)["sms_opt_out_at"] is None and "again" in survey.send()[0].text
+    assert survey.response()["comment"] == "slow\nyes"
+
+
 def test_an_auto_responder_is_not_answered_for_ever(survey: Asking, question: Message) -> None:
     for _ in range(20):
         survey.text(PHONE, "HELP")
