@@ -123,8 +123,8 @@ def verdict(answer: Answer, now: float) -> str | None:
 def _field(answer: Answer) -> str:
     """Which field it found wrong; its sentence may quote an address."""
     try:
-        field = json.loads(answer.body)["errors"][0]["field"]
-    except (ValueError, LookupError, TypeError):
+        field = answer.json()["errors"][0]["field"]
+    except (LookupError, TypeError):
         return ""
     return f", {field}" if isinstance(field, str) and re.fullmatch(r"[\w.]{1,80}", field) else ""
 
@@ -142,8 +142,8 @@ def check(settings: Settings) -> str:
     if 300 <= answer.status < 400 or answer.status in (404, 405):
         raise RefusesUsError(f"SendGrid is not at SENDGRID_API_URL ({answer.status}).")
     try:
-        scopes = json.loads(answer.body)["scopes"] if answer.status == 200 else None
-    except (ValueError, LookupError, TypeError):
+        scopes = answer.json()["scopes"] if answer.status == 200 else None
+    except (LookupError, TypeError):
         scopes = None
     if not isinstance(scopes, list):
         raise TransportError(

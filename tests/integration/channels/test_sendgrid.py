@@ -137,28 +137,6 @@ def test_a_server_that_says_when_to_come_back_took_nothing(providers: StandIn, s
     assert not isinstance(error, UncertainError) and error.retry_after == 20
 
 
-@pytest.mark.parametrize("kind", ["close", "reset", "accept-close", "garble"])
-def test_a_connection_that_ends_after_the_request_is_uncertain_and_is_not_tried_again(
-    providers: StandIn, send: Send, kind: str
-) -> None:
-    send()  # on a kept connection it is no different
-    providers.server.misbehave(Trouble(kind))  # type: ignore[arg-type]
-    assert isinstance(caught(send), UncertainError)
-    assert len(providers.server.requests) == 2
-
-
-@pytest.mark.parametrize("kind", ["hang", "drip", "accept-hang"])
-def test_silence_and_drops_end_in_time(
-    providers: StandIn, send: Send, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    send()  # a new connection may take its time
-    monkeypatch.setattr(http, "TIMEOUT_SECONDS", 0.4)
-    providers.server.misbehave(Trouble(kind))  # type: ignore[arg-type]
-    began = time.monotonic()
-    assert isinstance(caught(send), UncertainError)
-    assert time.monotonic() - began < 2
-
-
 def test_where_nobody_listens_nothing_was_taken(out: Settings, mail: Message) -> None:
     assert out.sendgrid is not None
     nowhere = replace(out, sendgrid=replace(out.sendgrid, url="https://127.0.0.1:9"))

@@ -12,7 +12,7 @@ from shared.channels import http
 from shared.channels.sender import HANDS
 from shared.faults import crash_at
 from tests.support.asking import Asking
-from tests.support.providers.server import Reply, Trouble, refusal
+from tests.support.providers.server import Kind, Reply, Trouble, refusal
 from tests.support.providers.stand_in import Hooks, Reporter, StandIn
 
 PHONE = "+4930123456"
@@ -75,12 +75,12 @@ def test_fault_18_what_was_taken_without_a_word_is_uncertain_and_settled_by_its_
     survey: Asking,
     providers: StandIn,
     hooks: Hooks,
-    kind: str,
+    kind: Kind,
     values: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(http, "TIMEOUT_SECONDS", 1.0)
-    providers.server.misbehave(Trouble(kind, Reply(500)))  # type: ignore[arg-type]
+    providers.server.misbehave(Trouble(kind, Reply(500)))
     survey.ask({"customers": [survey.add(**values)]})
     survey.send()
     assert states(survey) == ["uncertain"]
@@ -110,10 +110,10 @@ def test_a_mail_taken_without_an_id_is_handed_over_and_its_webhook_finds_it(
 
 @pytest.mark.parametrize("kind", ["close", "reset", "hang"])
 def test_fault_18_what_was_not_taken_stays_uncertain_until_a_person_decides(
-    survey: Asking, providers: StandIn, kind: str, monkeypatch: pytest.MonkeyPatch
+    survey: Asking, providers: StandIn, kind: Kind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "TIMEOUT_SECONDS", 0.5)
-    providers.server.misbehave(Trouble(kind))  # type: ignore[arg-type]
+    providers.server.misbehave(Trouble(kind))
     invite(survey, email="ann@example.com")
     later(survey, hours=10)
     assert states(survey) == ["uncertain"] and providers.sendgrid.mails == []
@@ -192,9 +192,9 @@ def test_a_mix_of_all_troubles_loses_nothing_and_sends_nothing_twice(
     survey: Asking, providers: StandIn, hooks: Hooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "TIMEOUT_SECONDS", 0.5)
-    kinds = ["close", "accept-close", "reset", "garble", "accept-hang", "hang"]
+    kinds: list[Kind] = ["close", "accept-close", "reset", "garble", "accept-hang", "hang"]
     providers.server.misbehave(
-        *(Trouble(kind) for kind in kinds),  # type: ignore[arg-type]
+        *(Trouble(kind) for kind in kinds),
         refusal(429),
         Trouble("accept-answer", Reply(502)),
         refusal(500),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -17,7 +16,6 @@ from shared.channels import (
     RefusesUsError,
     TransportError,
     UncertainError,
-    http,
     transport,
 )
 from shared.channels import twilio as ours
@@ -163,27 +161,6 @@ def test_a_new_kind_of_problem_document_is_read_too(providers: StandIn, send: Se
     problem = {"type": "about:blank", "title": "stopped", "status": 400, "code": 21610}
     providers.server.misbehave(Trouble("answer", Reply(400, json.dumps(problem).encode())))
     assert caught(send).message == OPTED_OUT
-
-
-@pytest.mark.parametrize("kind", ["close", "reset", "accept-close", "garble"])
-def test_a_connection_that_ends_after_the_request_is_uncertain_and_is_not_tried_again(
-    providers: StandIn, send: Send, kind: str
-) -> None:
-    providers.server.misbehave(Trouble(kind))  # type: ignore[arg-type]
-    assert isinstance(caught(send), UncertainError)
-    assert len(providers.server.requests) == 1
-
-
-@pytest.mark.parametrize("kind", ["hang", "drip", "accept-hang"])
-def test_silence_and_drops_end_in_time(
-    providers: StandIn, send: Send, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    send()  # a new connection may take its time
-    monkeypatch.setattr(http, "TIMEOUT_SECONDS", 0.4)
-    providers.server.misbehave(Trouble(kind))  # type: ignore[arg-type]
-    began = time.monotonic()
-    assert isinstance(caught(send), UncertainError)
-    assert time.monotonic() - began < 2
 
 
 def test_where_nobody_listens_nothing_was_taken(out: Settings, sms: Message) -> None:
