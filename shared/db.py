@@ -46,6 +46,14 @@ def is_transient(error: BaseException) -> bool:
     return False
 
 
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """`text` with U+FFFD for what PostgreSQL's text cannot hold: NUL, and halves of a surrogate pair."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
 class Statement:
     """SQL that each connection parses and plans once: for what every click does.
 

@@ -55,6 +55,9 @@ class NoticeSender:
             permits=self._permits,
             render=self._render,
             settled=self._settled,
+            lock=lambda tx, deliveries: notices.lock(
+                tx, [(one.id, one.ref_id, one.customer_id) for one in deliveries]
+            ),
             afterwards=self._tell,
             only_own=True,
         )

@@ -77,8 +77,8 @@ class UncertainError(TransportError):
 class Transport(Protocol):
     """A way out for one channel."""
 
-    def send(self, message: Message) -> str:
-        """Hands a message over; returns the provider's id for it.
+    def send(self, message: Message) -> str | None:
+        """Hands a message over; returns the provider's id for it, None when it says none.
 
         Raises `TransportError` when it was certainly not taken, `UncertainError` when that is unknown.
         Answers or raises within `TIMEOUT_SECONDS`.

@@ -5,15 +5,16 @@ from __future__ import annotations
 import email.utils
 import http.client
 import io
+import json
 import os
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -39,6 +40,9 @@ _REASONS: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
+Kept = TypeVar("Kept")
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a provider answered; `body` is empty when it broke off after the headers."""
@@ -47,12 +51,33 @@ class Answer:
     headers: Mapping[str, str]
     body: bytes
 
+    def json(self) -> Any:
+        """What the body says; None when it is no JSON, however wrong it is."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
+
 
 class _Call(threading.local):
     """The call this thread is at: until when it has to be over, and whether its request began to leave."""
 
     deadline = float("inf")
     begun = False
+
+
+class OfThread(threading.local):
+    """What each thread keeps to itself, for one key. What came over a fork belongs to the other process."""
+
+    key: object = None
+    kept: Any = None
+
+    def get(self, key: Hashable, make: Callable[[], Kept]) -> Kept:
+        """What this thread has for `key`, made when it has nothing or something for another key."""
+        if self.key != (os.getpid(), key):
+            self.kept, self.key = make(), (os.getpid(), key)
+        kept: Kept = self.kept
+        return kept
 
 
 _call = _Call()

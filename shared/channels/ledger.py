@@ -1,8 +1,12 @@
-"""The ledger of deliveries: each step of a message's way, each to be its own transaction."""
+"""The ledger of deliveries: each step of a message's way, each to be its own transaction.
+
+Whoever also locks what a message is about (its customer, its notice) locks that first, and then the
+deliveries in the order of their ids.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -100,12 +104,23 @@ def claim(tx: Tx, limit: int, kinds: Sequence[str]) -> list[Delivery]:
     return sorted(map(_delivery, rows), key=lambda one: (one.created_at, one.id))
 
 
+def lock(tx: Tx, ids: Sequence[str]) -> None:
+    """Locks these deliveries until the transaction ends, in the one order in which everybody does."""
+    tx.later("SELECT 1 FROM delivery WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE", (list(ids),))
+
+
+def lock_of_customer(tx: Tx, customer_id: str) -> None:
+    """Locks all deliveries to a customer, whose row the caller has locked."""
+    tx.later("SELECT 1 FROM delivery WHERE customer_id = %s ORDER BY id FOR UPDATE", (customer_id,))
+
+
 def begin_hand_over(tx: Tx, ids: Sequence[str], claimed_at: datetime | None = None) -> set[str]:
     """Notes that messages are about to leave; from here on a crash makes them uncertain. Returns which.
 
     The others' claims are not ours any more: they must not be sent. Here and below `claimed_at` is by which
     claim the caller has the message: a sender that stood still for a minute has lost it to another.
     """
+    lock(tx, ids)
     rows = tx.all(
         "UPDATE delivery SET handed_at = %s WHERE id = ANY(%s::uuid[]) AND state = 'claimed'"
         " AND handed_at IS NULL AND (%s::timestamptz IS NULL OR claimed_at = %s) RETURNING id",
@@ -119,6 +134,7 @@ def handed(tx: Tx, taken: Mapping[str, str | None]) -> set[str]:
 
     A report may have come before this: it keeps its word, and only the provider's id is added.
     """
+    lock(tx, list(taken))
     rows = tx.all(
         "UPDATE delivery d SET provider_id = coalesce(d.provider_id, v.provider_id),"
         " permit_expires_at = NULL, handed_at = coalesce(d.handed_at, %s),"
@@ -167,6 +183,7 @@ def give_back(
 
     Gives the ids of those that were still the caller's to give back.
     """
+    lock(tx, ids)
     rows = tx.all(
         "UPDATE delivery SET state = 'queued', not_before = %s, reason = %s, claimed_at = NULL,"
         " handed_at = NULL, permit_expires_at = NULL, attempts = attempts - %s"
@@ -192,28 +209,41 @@ def restored(tx: Tx) -> int:
 
 
 def after_crash(
-    tx: Tx, kinds: Sequence[str], *, only_own: bool = False
+    tx: Tx,
+    kinds: Sequence[str],
+    *,
+    only_own: bool = False,
+    lock_first: Callable[[Tx, Sequence[Delivery]], None] | None = None,
 ) -> tuple[list[Delivery], list[Delivery]]:
     """Settles what a dead sender left claimed for a minute: (back in the queue, now uncertain).
 
     A message of `kinds` (this sender's own) whose hand-over was not begun is queued again. Everything
     else may have left: it becomes uncertain. That includes permits given to another service, unless
-    `only_own`: then other kinds are left to the sender that knows what hangs on them.
+    `only_own`: then other kinds are left to the sender that knows what hangs on them. `lock_first` locks what
+    the caller will change besides.
     """
     before = tx.now - CLAIM_LIFETIME
+    rows = tx.all(
+        "SELECT * FROM delivery WHERE state = 'claimed' AND claimed_at < %s AND (NOT %s OR kind = ANY(%s))",
+        (before, only_own, list(kinds)),
+    )
+    if not rows:
+        return [], []
+    if lock_first:
+        lock_first(tx, [_delivery(row) for row in rows])
+    ids = [str(row["id"]) for row in rows]
+    lock(tx, ids)
     back = tx.all(
         "UPDATE delivery SET state = 'queued', not_before = %s, claimed_at = NULL, permit_expires_at = NULL,"
-        " attempts = attempts - 1 WHERE id IN (SELECT id FROM delivery WHERE state = 'claimed'"
-        "  AND claimed_at < %s AND handed_at IS NULL AND kind = ANY(%s) FOR UPDATE SKIP LOCKED)"
-        " RETURNING *",
-        (tx.now, before, list(kinds)),
+        " attempts = attempts - 1 WHERE id = ANY(%s::uuid[]) AND state = 'claimed'"
+        " AND claimed_at < %s AND handed_at IS NULL AND kind = ANY(%s) RETURNING *",
+        (tx.now, ids, before, list(kinds)),
     )
     lost = tx.all(
         "UPDATE delivery SET state = 'uncertain', permit_expires_at = NULL,"
         " reason = CASE WHEN reason = %s THEN reason ELSE 'The sender stopped while handing it over.' END"
-        " WHERE id IN (SELECT id FROM delivery WHERE state = 'claimed' AND claimed_at < %s"
-        "  AND (NOT %s OR kind = ANY(%s)) FOR UPDATE SKIP LOCKED) RETURNING *",
-        (RESTORED, before, only_own, list(kinds)),
+        " WHERE id = ANY(%s::uuid[]) AND state = 'claimed' AND claimed_at < %s RETURNING *",
+        (RESTORED, ids, before),
     )
     return [_delivery(row) for row in back], [_delivery(row) for row in lost]
 
@@ -292,6 +322,7 @@ def unsettled_permits(tx: Tx, customer_id: str) -> int:
 
 def permitted(tx: Tx, ids: Sequence[str], expires_at: datetime) -> None:
     """Notes until when the permits of claimed messages hold."""
+    lock(tx, ids)
     tx.execute(
         "UPDATE delivery SET permit_expires_at = %s WHERE id = ANY(%s::uuid[]) AND state = 'claimed'",
         (expires_at, list(ids)),

@@ -57,8 +57,8 @@ def _read(answer: Answer) -> str:
     if answer.status != 202:
         raise UncertainError(f"The mailbox answered {answer.status}.")
     try:
-        return str(json.loads(answer.body)["id"])
-    except (ValueError, KeyError, TypeError) as error:
+        return str(answer.json()["id"])
+    except (LookupError, TypeError) as error:
         raise UncertainError("The mailbox's answer cannot be read.") from error
 
 

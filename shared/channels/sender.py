@@ -17,7 +17,7 @@ import structlog
 from shared.channels import Message, RefusesUsError, Transport, TransportError, UncertainError, ledger
 from shared.channels.ledger import Delivery
 from shared.clock import Clock
-from shared.db import Database, Tx, is_transient
+from shared.db import Database, Tx, is_transient, storable
 from shared.errors import HearbackError
 from shared.faults import crash_at
 
@@ -33,6 +33,7 @@ HANDS = 8
 # Waits between attempts that certainly failed, in seconds; after the last the message has failed.
 DELAYS = (5, 15, 60, 300, 900, 3600, 7200)
 _SWEEP_SECONDS = 10.0
+_LONGEST_ID = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,12 @@ class _Said:
 
 AskPermits = Callable[[Sequence[Delivery]], Permits]
 Render = Callable[[Delivery, Permit], Message]
+Lock = Callable[[Tx, Sequence[Delivery]], None]
 InTransaction = Callable[[Tx, Sequence[Outcome]], None]
 Afterwards = Callable[[Sequence[Outcome]], None]
 
 
-def _nothing(_: Sequence[Outcome]) -> None:
+def _nothing(*_: object) -> None:
     return None
 
 
@@ -91,6 +93,7 @@ class Sender:
 
     `permits` and `render` are asked outside of any transaction; `settled` runs in the very transaction
     that settles the deliveries in the ledger, `afterwards` after its commit (to tell another service).
+    `lock` begins that transaction: it locks what `settled` will change and is locked before deliveries.
     `only_own`: another sender of this service looks after the other kinds when one of them has died.
     A permit's life is counted on the monotonic clock from before it was asked for. `hands` messages are
     handed over at a time, each begun and settled in the ledger on its own account. When a provider says
@@ -106,6 +109,7 @@ class Sender:
     settled: InTransaction
     afterwards: Afterwards = _nothing
     only_own: bool = False
+    lock: Lock = _nothing
     hands: int = HANDS
     pause: Callable[[float], None] = time.sleep
     _seconds_each: float = field(default=0.1, init=False)
@@ -225,7 +229,7 @@ class Sender:
             # It was long until it came to this: a slow provider could have it after the permit is over.
             return _Said(Outcome(one, "returned"), counted=False)
         try:
-            provider_id = way.send(message)
+            said = way.send(message)
         except UncertainError as error:
             return _Said(Outcome(one, "uncertain", reason=error.message))
         except TransportError as error:
@@ -238,7 +242,8 @@ class Sender:
             log.error("sender.transport_broke", delivery=one.id, exc_info=error)
             return _Said(Outcome(one, "uncertain", reason="The hand-over broke off."))
         crash_at("sender.after_hand_over")
-        return _Said(Outcome(one, "handed", provider_id=provider_id))
+        # What a provider calls it is its own affair: it must not keep the ledger from noting the hand-over.
+        return _Said(Outcome(one, "handed", provider_id=said and storable(said)[:_LONGEST_ID]))
 
     def _settle_said(self, said: Sequence[_Said]) -> None:
         if said:
@@ -263,6 +268,7 @@ class Sender:
 
     def _settle(self, outcomes: Sequence[Outcome]) -> None:
         def write(tx: Tx) -> Sequence[Outcome]:
+            self.lock(tx, [one.delivery for one in outcomes])
             if taken := {one.delivery.id: one.provider_id for one in outcomes if one.result == "handed"}:
                 ledger.handed(tx, taken)
             return [outcome for outcome in outcomes if self._note(tx, outcome)]
@@ -284,6 +290,7 @@ class Sender:
         self, deliveries: Sequence[Delivery], seconds: int, reason: str | None, *, counted: bool = False
     ) -> None:
         def write(tx: Tx) -> Sequence[Outcome]:
+            self.lock(tx, deliveries)
             back = ledger.give_back(
                 tx,
                 [one.id for one in deliveries],
@@ -318,7 +325,7 @@ class Sender:
             return
         self._swept_at = now
         with self.db.transaction() as tx:
-            back, lost = ledger.after_crash(tx, self.kinds, only_own=self.only_own)
+            back, lost = ledger.after_crash(tx, self.kinds, only_own=self.only_own, lock_first=self.lock)
             outcomes = [Outcome(one, "returned") for one in back]
             outcomes += [Outcome(one, "uncertain", reason=one.reason) for one in lost]
             if outcomes:

@@ -44,8 +44,8 @@ class SendGridTransport:
         self.us = _chosen(settings)
         self.extra_ca = settings.extra_ca
 
-    def send(self, message: Message) -> str:
-        """Hands a mail over; returns SendGrid's id for it."""
+    def send(self, message: Message) -> str | None:
+        """Hands a mail over; returns SendGrid's id for it, if it says one."""
         try:
             body = json.dumps(build(message)).encode()
         except Exception as error:  # whatever its helpers find wrong, it will be wrong the next time
@@ -91,11 +91,13 @@ def build(message: Message) -> dict[str, Any]:
     return body
 
 
-def verdict(answer: Answer, now: float) -> str:
+def verdict(answer: Answer, now: float) -> str | None:
     """What an answer to a hand-over means: SendGrid's id, or an error that says whether it was taken."""
     status = answer.status
-    if status == 202 and (id := answer.headers.get("X-Message-Id")):
-        return id
+    if (
+        status == 202
+    ):  # that it took the mail; its events find the delivery by our own argument, not by its id
+        return answer.headers.get("X-Message-Id") or None
     if status in (408, 429):
         raise TransportError(
             "SendGrid asks to wait.", permanent=False, retry_after=retry_after(answer.headers, now)
@@ -121,8 +123,8 @@ def verdict(answer: Answer, now: float) -> str:
 def _field(answer: Answer) -> str:
     """Which field it found wrong; its sentence may quote an address."""
     try:
-        field = json.loads(answer.body)["errors"][0]["field"]
-    except (ValueError, LookupError, TypeError):
+        field = answer.json()["errors"][0]["field"]
+    except (LookupError, TypeError):
         return ""
     return f", {field}" if isinstance(field, str) and re.fullmatch(r"[\w.]{1,80}", field) else ""
 
@@ -140,8 +142,8 @@ def check(settings: Settings) -> str:
     if 300 <= answer.status < 400 or answer.status in (404, 405):
         raise RefusesUsError(f"SendGrid is not at SENDGRID_API_URL ({answer.status}).")
     try:
-        scopes = json.loads(answer.body)["scopes"] if answer.status == 200 else None
-    except (ValueError, LookupError, TypeError):
+        scopes = answer.json()["scopes"] if answer.status == 200 else None
+    except (LookupError, TypeError):
         scopes = None
     if not isinstance(scopes, list):
         raise TransportError(

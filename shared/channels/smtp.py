@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import smtplib
 import ssl
-import threading
 import time
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -16,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from shared.channels import TIMEOUT_SECONDS, Message, RefusesUsError, TransportError, UncertainError
-from shared.channels.http import CONNECT_SECONDS, UNREACHABLE_SECONDS, reason, tls_context
+from shared.channels.http import CONNECT_SECONDS, UNREACHABLE_SECONDS, OfThread, reason, tls_context
 from shared.provider_settings import Smtp
 from shared.settings import Settings
 
@@ -126,7 +124,7 @@ class _Secure(_Timed, smtplib.SMTP_SSL):
     pass
 
 
-_here = threading.local()
+_here = OfThread()
 
 
 class _Session:
@@ -140,12 +138,8 @@ class _Session:
 
     @staticmethod
     def of_thread(us: Smtp, extra_ca: str) -> _Session:
-        """This thread's session. One that came over a fork belongs to the other process."""
-        key = (os.getpid(), us, extra_ca)
-        if getattr(_here, "key", None) != key:
-            _here.session, _here.key = _Session(us, extra_ca), key
-        found: _Session = _here.session
-        return found
+        """This thread's session."""
+        return _here.get((us, extra_ca), lambda: _Session(us, extra_ca))
 
     def hand_over(self, sender: str, to: str, mail: bytes) -> None:
         """One mail. Raises as the port says; until its words leave, nothing was certainly taken."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode
 
 from shared.channels import OPTED_OUT, Message, RefusesUsError, TransportError, UncertainError
-from shared.channels.http import Answer, call, retry_after
+from shared.channels.http import Answer, OfThread, call, retry_after
 from shared.errors import Unauthenticated
 from shared.provider_settings import Twilio
 from shared.settings import Settings
@@ -143,22 +141,18 @@ def _asking(client: Client, ask: Any) -> Any:
 def _code(answer: Answer) -> int | None:
     """Twilio's own code in an answer; the SDK's exceptions have it or not, by what was asked."""
     try:
-        code = json.loads(answer.body)["code"]
-    except (ValueError, LookupError, TypeError):
+        code = answer.json()["code"]
+    except (LookupError, TypeError):
         return None
     return code if isinstance(code, int) else None
 
 
-_here = threading.local()
+_here = OfThread()
 
 
 def _client(us: Twilio, extra_ca: str) -> Client:
     """This thread's client: the SDK's are not to be shared, and take 10 ms to make."""
-    key = (os.getpid(), us, extra_ca)
-    if getattr(_here, "key", None) != key:
-        _here.client, _here.key = _make(us, extra_ca), key
-    client: Client = _here.client
-    return client
+    return _here.get((us, extra_ca), lambda: _make(us, extra_ca))
 
 
 def _make(us: Twilio, extra_ca: str) -> Client:
@@ -229,12 +223,12 @@ def verify(
     url = f"{settings.public_url}{path}" + (f"?{query}" if query else "")
     given: Any = form
     try:
-        if "bodySHA256=" in query:
+        if "bodySHA256" in parse_qs(query):
             given = body.decode()
         if not signature or not RequestValidator(us.auth_token).validate(url, given, signature):
             raise Unauthenticated("This webhook's signature is wrong.", slug="bad-signature")
         found = json.loads(given) if isinstance(given, str) else form.to_dict()
-    except (UnicodeError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise Unauthenticated("This webhook cannot be read.", slug="bad-signature") from error
     if not isinstance(found, dict) or found.get("AccountSid") != us.account_sid:
         raise Unauthenticated("This webhook is of another account.", slug="bad-signature")

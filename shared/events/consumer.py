@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from psycopg2.errors import QueryCanceled, UndefinedColumn, UndefinedTable
 
-from shared.db import Database, Tx, is_transient
+from shared.db import Database, Tx, is_transient, storable
 from shared.errors import HearbackError
 from shared.events import inbox, parking
 from shared.events.envelope import Event
@@ -149,9 +149,7 @@ class Consumer:
             if item.event.id in fresh:
                 fresh.discard(item.event.id)
                 new.append(item)
-        waiting = parking.lock(
-            tx, self.group, {(item.event.topic, parking.clean(item.event.key)) for item in new}
-        )
+        waiting = parking.lock(tx, self.group, {(item.event.topic, storable(item.event.key)) for item in new})
         todo: list[Event] = []
         behind: list[Entry] = []
         for item in new:
@@ -175,7 +173,7 @@ class Consumer:
         with self.db.transaction() as tx:
             if not inbox.insert(tx, self.group, [event]):
                 return
-            if not parking.lock(tx, self.group, {(entry.topic, parking.clean(entry.key))}):
+            if not parking.lock(tx, self.group, {(entry.topic, storable(entry.key))}):
                 parked = parking.new_keys_since(tx, self.group, tx.now - PARK_WINDOW)
                 if parked >= self.park_limit:
                     raise MassParking(

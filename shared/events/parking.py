@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from shared.db import Database, Tx, is_transient
+from shared.db import Database, Tx, is_transient, storable
 from shared.events.envelope import Event
 from shared.log import Entry
 
@@ -157,7 +157,7 @@ def park(tx: Tx, consumer: str, entries: Sequence[Entry], reason: str, *, attemp
     """Sets records aside in their order, and their keys with them."""
     tx.values(
         "INSERT INTO parked_key (consumer, topic, key, parked_at) VALUES %s ON CONFLICT DO NOTHING",
-        sorted({(consumer, entry.topic, clean(entry.key), tx.now) for entry in entries}),
+        sorted({(consumer, entry.topic, storable(entry.key), tx.now) for entry in entries}),
     )
     tx.values(
         """INSERT INTO parked (consumer, topic, key, "partition", "offset", value, headers, reason,
@@ -166,7 +166,7 @@ def park(tx: Tx, consumer: str, entries: Sequence[Entry], reason: str, *, attemp
             (
                 consumer,
                 entry.topic,
-                clean(entry.key),
+                storable(entry.key),
                 entry.partition,
                 entry.offset,
                 entry.value,
@@ -188,12 +188,7 @@ def forget(tx: Tx, key: str) -> None:
 def reason_of(error: BaseException) -> str:
     """One line on what went wrong, for the person who looks at the parked event; never for a log line."""
     lines = str(error).strip().splitlines()
-    return clean(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)[:500]
-
-
-def clean(text: str) -> str:
-    """`text` without what PostgreSQL's text cannot hold."""
-    return text.replace("\x00", "\ufffd")
+    return storable(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)[:500]
 
 
 def decode(topic: str, key: str, value: bytes | None, headers: Mapping[str, str]) -> Event:

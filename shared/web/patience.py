@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
-STATEMENT_SECONDS = 1.4
+STATEMENT_SECONDS = 1.3
 """What the server is told to allow a statement for a customer, a provider or another service."""
-TRANSACTION_SECONDS = 1.6
+TRANSACTION_SECONDS = 1.45
 """What a transaction for them may wait for the server in all; then its connection is closed."""
-CONNECT_SECONDS = 1.5
+CONNECT_SECONDS = 1.4
 """How long a connection is waited for."""
 STAFF_STATEMENT_SECONDS = 30
 """Staff's lists and figures may take longer; but for a lock they wait no longer than customers."""

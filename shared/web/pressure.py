@@ -18,7 +18,7 @@ AT_WORK = 4
 """Requests of a process that are at work in a service at a time. The last place is never staff's."""
 QUEUE_SECONDS = 1.5
 """How long a request waits for a place while others come and go."""
-STUCK_SECONDS = 0.3
+STUCK_SECONDS = 0.5
 """How long it waits when nobody comes or goes."""
 # What needs no database, and what tells how it is.
 _WITHOUT = frozenset({"health.healthz", "health.readyz", "static.static"})

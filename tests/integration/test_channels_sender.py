@@ -106,6 +106,14 @@ def test_messages_go_out_once_and_are_settled(house: House) -> None:
     assert house.states() == {"ann": "handed", "bob": "handed"}
 
 
+@pytest.mark.parametrize("id", ["a\x00b", "\ud800", "x" * 100_000])
+def test_whatever_a_provider_calls_a_message_it_is_handed_over(house: House, id: str) -> None:
+    house.provider.send = lambda message: id  # type: ignore[method-assign]
+    house.queue("ann")
+    house.sender.step()
+    assert house.states() == {"ann": "handed"}
+
+
 def test_who_opted_out_gets_nothing(house: House) -> None:
     house.refused = {"ann": "opted_out"}
     house.queue("ann", "bob")

@@ -7,7 +7,7 @@ from datetime import timedelta
 from services.followup.commands import tasks
 from services.followup.domain.by import By
 from services.followup.domain.task import CHANNELS, LONGEST_NOTE
-from shared.db import Row, Tx
+from shared.db import Row, Tx, storable
 from shared.errors import Conflict, Invalid
 
 # Nobody is on the phone longer than this without writing it down.
@@ -99,7 +99,7 @@ def note(tx: Tx, by: By, task_id: str, *, text: str) -> Row:
 
 
 def _text(text: str | None) -> str | None:
-    text = (text or "").strip().replace("\x00", "")
+    text = storable(text or "").strip()
     if len(text) > LONGEST_NOTE:
         raise Invalid(
             "The note is too long.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -116,22 +117,39 @@ def answer(tx: Tx, notice_id: str, helped: bool) -> Row:
     )
 
 
+def lock(tx: Tx, deliveries: Sequence[tuple[str, str, str | None]]) -> None:
+    """Locks notices' customers, the notices, and their deliveries, each sorted, as everybody does.
+
+    `deliveries` are (delivery, notice, customer), by their ids.
+    """
+    locks.lock(tx, [], [customer for _, _, customer in deliveries if customer])
+    tx.later(
+        "SELECT 1 FROM notice WHERE id = ANY(%s::uuid[]) ORDER BY id FOR NO KEY UPDATE",
+        ([notice for _, notice, _ in deliveries],),
+    )
+    ledger.lock(tx, [delivery for delivery, _, _ in deliveries])
+
+
 def cancel_waiting(tx: Tx, change_id: str, reason: str) -> int:
     """Skips the notices of a change that nobody has begun to send; returns how many."""
     cancelled = 0
     while True:
-        rows = tx.all(
-            "UPDATE delivery SET state = 'refused', reason = %(reason)s, settled_at = %(now)s WHERE id IN ("
-            " SELECT d.id FROM delivery d JOIN notice n ON n.delivery_id = d.id"
-            " WHERE n.change_id = %(change)s AND n.state = 'queued' AND d.state = 'queued'"
-            " ORDER BY d.customer_id LIMIT %(limit)s FOR UPDATE OF d) AND state = 'queued'"
-            " RETURNING ref_id, customer_id",
-            {"reason": reason, "now": tx.now, "change": change_id, "limit": BATCH},
+        found = tx.all(
+            "SELECT d.id, d.ref_id, d.customer_id FROM delivery d JOIN notice n ON n.delivery_id = d.id"
+            " WHERE n.change_id = %s AND n.state = 'queued' AND d.state = 'queued'"
+            " ORDER BY d.customer_id LIMIT %s",
+            (change_id, BATCH),
         )
-        for row in sorted(rows, key=lambda row: str(row["customer_id"])):
+        lock(tx, [(row["id"], row["ref_id"], row["customer_id"]) for row in found])
+        rows = tx.all(
+            "UPDATE delivery SET state = 'refused', reason = %s, settled_at = %s"
+            " WHERE id = ANY(%s::uuid[]) AND state = 'queued' RETURNING ref_id",
+            (reason, tx.now, [row["id"] for row in found]),
+        )
+        for row in rows:
             skip(tx, row["ref_id"], reason)
         cancelled += len(rows)
-        if len(rows) < BATCH:
+        if len(found) < BATCH:
             return cancelled
 
 
@@ -164,17 +182,18 @@ def on_customer_erased(tx: Tx, customer_id: str) -> None:
         (customer_id,),
     )
     tx.execute(
-        "UPDATE delivery SET address = NULL, data = '{}',"
-        " reason = CASE state WHEN 'queued' THEN 'erased' ELSE reason END,"
-        " state = CASE state WHEN 'queued' THEN 'refused' ELSE state END WHERE customer_id = %s",
-        (customer_id,),
-    )
-    tx.execute(
         "UPDATE notice n SET quote = NULL, state = CASE WHEN waits THEN 'skipped' ELSE n.state END,"
         " skip_reason = CASE WHEN waits THEN 'erased' ELSE skip_reason END"
         " FROM (SELECT id, state IN ('queued', 'uncertain') AS waits FROM notice"
         " WHERE customer_id = %(id)s) was WHERE n.id = was.id",
         {"id": customer_id},
+    )
+    ledger.lock_of_customer(tx, customer_id)
+    tx.execute(
+        "UPDATE delivery SET address = NULL, data = '{}',"
+        " reason = CASE state WHEN 'queued' THEN 'erased' ELSE reason END,"
+        " state = CASE state WHEN 'queued' THEN 'refused' ELSE state END WHERE customer_id = %s",
+        (customer_id,),
     )
 
 

@@ -6,7 +6,7 @@ from services.followup.commands import owners, staff_mail, tasks, themes
 from services.followup.commands.locks import Subject, lock_subject
 from services.followup.domain.by import By
 from services.followup.domain.task import GONE, LONGEST_NOTE, OUTCOMES
-from shared.db import Row, Tx
+from shared.db import Row, Tx, storable
 from shared.errors import Conflict, Invalid, NotFound
 from shared.ids import is_id
 
@@ -181,7 +181,7 @@ def _theme(tx: Tx, theme_id: str | None, name: str | None) -> Row | None:
 
 
 def _text(text: str | None, field: str) -> str | None:
-    text = (text or "").strip().replace("\x00", "")
+    text = storable(text or "").strip()
     if len(text) > LONGEST_NOTE:
         raise Invalid("This is too long.", fields={field: f"Use at most {LONGEST_NOTE:,} characters."})
     return text or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.survey import store
 from services.survey.addresses import Fingerprints
+from shared.channels import ledger
 from shared.db import Tx
 from shared.events import outbox
 
@@ -26,6 +27,7 @@ def erase(tx: Tx, customer_id: str, fingerprints: Fingerprints) -> bool:
             if customer[name] and customer[f"{channel}_opt_out_at"]
         ],
     )
+    ledger.lock_of_customer(tx, customer_id)
     tx.execute(
         "UPDATE delivery SET address = NULL, data = '{}',"
         " state = CASE WHEN state = 'queued' THEN 'refused' ELSE state END,"

@@ -12,7 +12,7 @@ from services.survey.addresses import Fingerprints
 from services.survey.commands import answers, opt_out
 from services.survey.domain import sms
 from services.survey.domain.answer import tidy_comment
-from shared.db import Row, Tx
+from shared.db import Row, Tx, storable
 
 # An auto-responder that answers our replies is not answered for ever.
 REPLIES_AN_HOUR = 5
@@ -44,9 +44,11 @@ def receive(
     """
     if tx.one("SELECT 1 FROM inbound WHERE provider_id = %s", (provider_id,)):
         return Received("repeated")
-    text = (tidy_comment(text) or "")[:MAX_TEXT]
-    customer = tx.one("SELECT id, account_id FROM customer WHERE phone = %s FOR NO KEY UPDATE", (phone,))
-    reading = sms.read(text)
+    text = storable(tidy_comment(text) or "")[:MAX_TEXT]
+    customer = tx.one(
+        "SELECT id, account_id, sms_opt_out_at FROM customer WHERE phone = %s FOR NO KEY UPDATE", (phone,)
+    )
+    reading = sms.read(text, stopped=customer is not None and customer["sms_opt_out_at"] is not None)
     if keyword:
         reading = replace(reading, keyword=keyword)
     if customer is None:

@@ -32,6 +32,7 @@ def make_sender(
         permits=lambda batch: _permits(settings, db, batch),
         render=_render,
         settled=lambda tx, outcomes: settle.settled(tx, outcomes, known),
+        lock=lambda tx, deliveries: settle.lock(tx, [one.id for one in deliveries]),
     )
 
 

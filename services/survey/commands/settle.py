@@ -1,4 +1,7 @@
-"""What became of hand-overs: invitations become sent, failed, skipped or uncertain, and others hear of it."""
+"""What became of hand-overs: invitations become sent, failed, skipped or uncertain, and others hear of it.
+
+Permits and erasures lock a customer and then their deliveries; so does everything here.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +36,8 @@ class Result:
 
 
 def settled(tx: Tx, outcomes: Sequence[Outcome], fingerprints: Fingerprints) -> None:
-    """Follows the ledger for survey's own messages, in the transaction that settled them there."""
-    rows = _locked(tx, [outcome.delivery.id for outcome in outcomes])
+    """Follows the ledger for survey's own messages, in the transaction that has locked and settled them."""
+    rows = _rows(tx, [outcome.delivery.id for outcome in outcomes])
     refused, sent = [], []
     for outcome in outcomes:
         row = rows.get(outcome.delivery.id)
@@ -60,6 +63,7 @@ def notices(tx: Tx, results: Sequence[Result], fingerprints: Fingerprints) -> No
 
     What may have left counts whenever it is told; that nothing has left counts for its own permit alone.
     """
+    lock(tx, [result.id for result in results])
     failed = []
     for result in results:
         if result.result == "handed":
@@ -71,16 +75,14 @@ def notices(tx: Tx, results: Sequence[Result], fingerprints: Fingerprints) -> No
         # Failed for good or for now: either way it gives the budget back, and a new permit may be asked for.
         elif ledger.failed(tx, result.id, result.reason or result.result) and result.result == "failed":
             failed.append(result.id)
-    for row in _locked(tx, failed).values():
+    for row in _rows(tx, failed).values() if failed else ():
         facts.publish(tx, [facts.delivery_reported(row, "failed", row["reason"], tx.now)])
         _heed(tx, row, fingerprints)
 
 
 def _is_of_this_permit(tx: Tx, result: Result) -> bool:
     """Whether a result is about the permit that is out, and not about an earlier one of the same message."""
-    row = tx.one(
-        "SELECT data->>'claim' AS claim, claimed_at FROM delivery WHERE id = %s FOR UPDATE", (result.id,)
-    )
+    row = tx.one("SELECT data->>'claim' AS claim, claimed_at FROM delivery WHERE id = %s", (result.id,))
     if row is None or row["claim"] is None:
         return True
     if result.claim is None:  # nobody knows any more: then it is none that may still be used
@@ -97,11 +99,11 @@ def report(
     """
     if not is_id(delivery_id):
         return
-    found = ledger.report(tx, delivery_id, state, reason)
-    if found is None:
+    lock(tx, [delivery_id])
+    if ledger.report(tx, delivery_id, state, reason) is None:
         return
-    row = _locked(tx, [delivery_id]).get(delivery_id)
-    if row is None or row["kind"] == "staff":
+    row = _rows(tx, [delivery_id]).get(delivery_id.lower())
+    if row is None:
         return
     if state != "failed":
         mark_sent(tx, [row])
@@ -123,11 +125,12 @@ def report(
 
 def taken(tx: Tx, delivery_id: str, provider_id: str | None) -> None:
     """The provider says that it has this message and is at it: what was uncertain is handed over."""
-    row = tx.one("SELECT state FROM delivery WHERE id = %s FOR UPDATE", (delivery_id,))
+    lock(tx, [delivery_id])
+    row = tx.one("SELECT state FROM delivery WHERE id = %s", (delivery_id,))
     if row is None or row["state"] not in ("claimed", "uncertain"):
         return
     ledger.handed(tx, {delivery_id: provider_id})
-    mark_sent(tx, list(_locked(tx, [delivery_id]).values()))
+    mark_sent(tx, list(_rows(tx, [delivery_id]).values()))
 
 
 def unsubscribed(tx: Tx, delivery_id: str, fingerprints: Fingerprints) -> tuple[str, str] | None:
@@ -135,7 +138,10 @@ def unsubscribed(tx: Tx, delivery_id: str, fingerprints: Fingerprints) -> tuple[
 
     Returns the customer and the channel whose permits are to be waited for.
     """
-    row = _locked(tx, [delivery_id]).get(delivery_id) if is_id(delivery_id) else None
+    if not is_id(delivery_id):
+        return None
+    lock(tx, [delivery_id])
+    row = _rows(tx, [delivery_id]).get(delivery_id.lower())
     if row is None:
         return None
     _opt_out(tx, row, "link", fingerprints)
@@ -163,12 +169,24 @@ def _opt_out(tx: Tx, row: Row, source: str, fingerprints: Fingerprints) -> None:
         store.add_opt_outs(tx, [(row["channel"], bytes.fromhex(row["data"]["written_to"]), tx.now, source)])
 
 
-def _locked(tx: Tx, ids: Sequence[str]) -> dict[str, Row]:
-    """Deliveries by id whose customers are there, which are locked for publishing under their keys."""
-    rows = tx.all("SELECT * FROM delivery WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE", (list(ids),))
-    customers = [str(row["customer_id"]) for row in rows if row["customer_id"]]
-    present = {str(row["id"]) for row in facts.lock_customers(tx, customers)} if customers else set()
-    return {str(row["id"]): row for row in rows if str(row["customer_id"]) in present}
+def lock(tx: Tx, ids: Sequence[str]) -> None:
+    """Locks deliveries, and before them their customers, for publishing under their keys."""
+    tx.later(
+        "SELECT 1 FROM customer WHERE id IN (SELECT customer_id FROM delivery WHERE id = ANY(%s::uuid[]))"
+        " ORDER BY id FOR NO KEY UPDATE",
+        (list(ids),),
+    )
+    ledger.lock(tx, ids)
+
+
+def _rows(tx: Tx, ids: Sequence[str]) -> dict[str, Row]:
+    """Locked deliveries by id, as they are now; without those of erased customers."""
+    rows = tx.all(
+        "SELECT d.* FROM delivery d JOIN customer c ON c.id = d.customer_id"
+        " WHERE d.id = ANY(%s::uuid[]) ORDER BY d.id",
+        (list(ids),),
+    )
+    return {str(row["id"]): row for row in rows}
 
 
 def mark_sent(tx: Tx, rows: Sequence[Row]) -> None:

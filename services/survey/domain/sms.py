@@ -9,7 +9,7 @@ from typing import Literal
 
 STOP_WORDS = frozenset({"stop", "stopall", "unsubscribe", "end", "quit", "cancel", "revoke", "optout"})
 START_WORDS = frozenset({"start", "yes", "unstop"})
-HELP_WORDS = frozenset({"help"})
+HELP_WORDS = frozenset({"help", "info"})
 
 Keyword = Literal["stop", "start", "help"]
 
@@ -50,12 +50,15 @@ class Reading:
     comment: str | None = None
 
 
-def keyword(text: str) -> Keyword | None:
-    """The carriers' keyword that `text` is, and nothing but that; case, spaces and punctuation aside."""
+def keyword(text: str, *, stopped: bool = True) -> Keyword | None:
+    """The carriers' keyword that `text` is, and nothing but that; case, spaces and punctuation aside.
+
+    A "yes" starts again whom a STOP has `stopped`; from anybody else it is a word like others.
+    """
     letters = re.sub(r"[\W\d_]", "", text.casefold()) if not re.search(r"\d", text) else ""
     if letters in STOP_WORDS:
         return "stop"
-    if letters in START_WORDS:
+    if letters in START_WORDS and (stopped or letters != "yes"):
         return "start"
     return "help" if letters in HELP_WORDS else None
 
@@ -65,13 +68,14 @@ def counts_something(text: str) -> bool:
     return _COUNTED.match(text) is not None
 
 
-def read(text: str) -> Reading:
-    """Reads a customer's text. Never raises; what is no keyword and has no score is a comment.
+def read(text: str, *, stopped: bool = True) -> Reading:
+    """Reads a customer's text; `stopped` as in `keyword`. Never raises; what is no keyword and has no score
+    is a comment.
 
     Words are kept as they were written; only what separates them from the score goes.
     """
     text = text.strip()
-    word = keyword(text)
+    word = keyword(text, stopped=stopped)
     if word:
         return Reading(keyword=word)
     # Full-width digits and the like are read as what they mean.

@@ -10,6 +10,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, vali
 
 from services.survey.commands import settle
 from services.survey.edge import opt_out_fingerprints
+from services.survey.webhooks.fields import Remark, Text
 from services.survey.webhooks.once import fresh, text
 from shared.channels import mailbox
 from shared.errors import Invalid, NotFound
@@ -22,12 +23,12 @@ class MailboxEvent(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    id = fields.String(required=True, validate=validate.Length(1, 200))
+    id = Text(required=True, validate=validate.Length(1, 200))
     type = fields.String(required=True)
     delivery_id = fields.String(load_default="", allow_none=True)
-    sender = fields.String(data_key="from", load_default="", allow_none=True)
-    text = fields.String(load_default="", allow_none=True)
-    reason = fields.String(load_default=None, allow_none=True)
+    sender = Text(data_key="from", load_default="", allow_none=True)
+    text = Text(load_default="", allow_none=True)
+    reason = Remark(load_default=None, allow_none=True)
     at = fields.AwareDateTime(required=True, default_timezone=UTC)
 
     @validates_schema
@@ -68,7 +69,7 @@ def mailbox_event() -> Response:
     )
     try:
         event = _EVENT.loads(body.decode())
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise Invalid("This event cannot be read.", slug="bad-event") from error
     at: datetime = min(event["at"].astimezone(UTC), here.clock.now())
     if event["type"] == "inbound":

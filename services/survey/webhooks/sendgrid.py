@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +15,7 @@ from marshmallow.validate import Range, Regexp
 
 from services.survey.commands import preferences, settle
 from services.survey.edge import opt_out_fingerprints
+from services.survey.webhooks.fields import Remark
 from services.survey.webhooks.once import fresh
 from shared.channels import OPTED_OUT, sendgrid
 from shared.db import Tx
@@ -40,12 +42,12 @@ class Event(Schema):
         unknown = EXCLUDE
 
     id = fields.String(required=True, data_key="sg_event_id", validate=Regexp(r"[!-~]{1,200}\Z"))
-    message_id = fields.String(data_key="sg_message_id", load_default="", allow_none=True)
+    message_id = Remark(data_key="sg_message_id", load_default="", allow_none=True)
     event = fields.String(required=True)
     delivery_id = fields.String(required=True, data_key=sendgrid.ARGUMENT)
     type = fields.String(load_default="", allow_none=True)
-    reason = fields.String(load_default="", allow_none=True)
-    status = fields.String(load_default="", allow_none=True)
+    reason = Remark(load_default="", allow_none=True)
+    status = Remark(load_default="", allow_none=True)
     timestamp = fields.Integer(required=True, strict=False, validate=Range(0, 10**11))
 
 
@@ -76,7 +78,8 @@ def sendgrid_events() -> Response:
         here.clock.now(),
     )
     try:
-        batch = json.loads(body)
+        # It quotes all sorts of servers: a byte that is no UTF-8, or 5,000 digits, spoil only their field.
+        batch = json.loads(body.decode("utf-8", "replace"), parse_int=float)
     except (ValueError, RecursionError) as error:
         raise Invalid("This batch cannot be read.", slug="bad-event") from error
     if not isinstance(batch, list):
@@ -146,7 +149,8 @@ def _apply(tx: Tx, event: dict[str, Any], now: datetime) -> tuple[str, str] | No
 
 def _meaning(event: dict[str, Any]) -> tuple[settle.Report, str | None]:
     """The state it reports, and why. The servers' own sentences are left out: they quote addresses."""
-    status = event["status"] if isinstance(event["status"], str) and len(event["status"]) <= 12 else ""
+    status = event["status"] or ""
+    status = status if re.fullmatch(r"[0-9.]{1,12}", status) else ""
     why = f"The recipient's mail server refused it{f' ({status})' if status else ''}."
     dropped = (event["reason"] or "").strip().casefold()
     match event["event"]:

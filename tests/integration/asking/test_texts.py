@@ -113,6 +113,24 @@ def test_help_says_who_asks_and_how_to_stop(survey: Asking, question: Message) -
     assert "STOP" in reply.text and "Example Ltd" in reply.text
 
 
+def test_info_is_help(survey: Asking, question: Message) -> None:
+    survey.text(PHONE, "Info")
+    assert "STOP" in survey.send()[0].text and survey.events("message.received") == []
+
+
+def test_a_yes_is_words_but_for_somebody_who_has_stopped(survey: Asking, question: Message) -> None:
+    survey.text(PHONE, "Yes!")
+    assert [event["data"]["text"] for event in survey.events("message.received")] == ["Yes!"]
+    survey.text(PHONE, "3 slow")
+    survey.send()
+    survey.text(PHONE, "yes")
+    assert survey.response()["comment"] == "slow\nyes" and survey.send() == []
+    survey.text(PHONE, "STOP")
+    survey.text(PHONE, "YES")
+    assert survey.customer(phone=PHONE)["sms_opt_out_at"] is None and "again" in survey.send()[0].text
+    assert survey.response()["comment"] == "slow\nyes"
+
+
 def test_an_auto_responder_is_not_answered_for_ever(survey: Asking, question: Message) -> None:
     for _ in range(20):
         survey.text(PHONE, "HELP")
@@ -155,6 +173,16 @@ def test_a_late_report_leaves_an_address_alone_that_was_corrected_since(survey: 
     back = survey.add(external_id="8", email="Old@example.com")
     opted_out = survey.one("SELECT email_opt_out_at FROM customer WHERE id = %s", (back,))
     assert (opted_out["email_opt_out_at"] is not None) == (state == "complained")
+
+
+@pytest.mark.parametrize("odd", ["\x00", "\ud800"])
+def test_an_odd_character_costs_a_webhook_nothing_else(survey: Asking, question: Message, odd: str) -> None:
+    assert survey.text(PHONE, f"3 slow{odd}", f"in{odd}").status_code == 204
+    assert survey.response()["comment"].startswith("slow")
+    assert survey.text(PHONE + odd, "3").status_code == 204
+    report = {"id": f"ev{odd}", "type": "bounced", "delivery_id": question.delivery_id, "reason": f"no{odd}"}
+    assert survey.webhook({**report, "at": survey.clock.now().isoformat()}).status_code == 204
+    assert survey.one("SELECT reason FROM delivery WHERE kind = 'invitation'")["reason"] == "no\ufffd"
 
 
 def test_forged_stale_and_damaged_webhooks_change_nothing(survey: Asking, question: Message) -> None:

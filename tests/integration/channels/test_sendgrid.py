@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -12,23 +11,18 @@ import pytest
 from shared.channels import Message, RefusesUsError, TransportError, UncertainError, http, transport
 from shared.channels.sendgrid import SendGridTransport
 from shared.settings import Settings
+from tests.integration.channels.sending import Send, caught
 from tests.support.providers.server import Reply, Trouble, refusal
 from tests.support.providers.stand_in import StandIn
 
 
-def caught(send: Callable[[], object]) -> TransportError:
-    with pytest.raises(TransportError) as found:
-        send()
-    return found.value
-
-
 @pytest.fixture
-def send(out: Settings, mail: Message) -> Callable[[], str]:
+def send(out: Settings, mail: Message) -> Send:
     return lambda: transport(out, "email").send(mail)
 
 
 def test_a_mail_is_taken_with_everything_and_nothing_else_about_the_person(
-    providers: StandIn, send: Callable[[], str]
+    providers: StandIn, send: Send
 ) -> None:
     id = send()
     taken = providers.sendgrid.mails[0]
@@ -41,8 +35,16 @@ def test_a_mail_is_taken_with_everything_and_nothing_else_about_the_person(
     assert [part["type"] for part in taken["content"]] == ["text/plain", "text/html"]
 
 
+def test_a_mail_that_is_taken_without_an_id_is_taken(providers: StandIn, send: Send) -> None:
+    providers.server.misbehave(
+        *(Trouble("accept-answer", Reply(202, b"", h)) for h in ({}, {"X-Message-Id": ""}))
+    )
+    assert (send(), send()) == (None, None)
+    assert len(providers.sendgrid.mails) == 2
+
+
 def test_connections_are_kept_and_one_that_was_closed_meanwhile_is_no_uncertainty(
-    providers: StandIn, send: Callable[[], str]
+    providers: StandIn, send: Send
 ) -> None:
     for _ in range(3):
         send()
@@ -54,7 +56,7 @@ def test_connections_are_kept_and_one_that_was_closed_meanwhile_is_no_uncertaint
 
 
 def test_a_connection_that_was_idle_for_long_is_not_used_again(
-    providers: StandIn, send: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    providers: StandIn, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send()
     monkeypatch.setattr(http, "IDLE_SECONDS", -1.0)
@@ -80,7 +82,7 @@ def test_fifty_threads_send_at_once_each_mail_once(providers: StandIn, out: Sett
     ],
 )
 def test_too_many_waits_for_as_long_as_it_says(
-    providers: StandIn, send: Callable[[], str], headers: dict[str, str], seconds: int | None
+    providers: StandIn, send: Send, headers: dict[str, str], seconds: int | None
 ) -> None:
     providers.server.misbehave(refusal(429, **headers))
     error = caught(send)
@@ -88,23 +90,21 @@ def test_too_many_waits_for_as_long_as_it_says(
     assert send()  # and nothing waits below
 
 
-def test_the_limit_resets_at_an_instant(providers: StandIn, send: Callable[[], str]) -> None:
+def test_the_limit_resets_at_an_instant(providers: StandIn, send: Send) -> None:
     headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 40)}
     providers.server.misbehave(Trouble("answer", Reply(429, b"", headers)))
     assert 35 <= (caught(send).retry_after or 0) <= 40
 
 
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
-def test_a_refusal_of_the_mail_is_for_good(providers: StandIn, send: Callable[[], str], status: int) -> None:
+def test_a_refusal_of_the_mail_is_for_good(providers: StandIn, send: Send, status: int) -> None:
     providers.server.misbehave(refusal(status))
     error = caught(send)
     assert error.permanent and type(error) is TransportError
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 301])
-def test_a_refusal_of_us_is_not_the_mails_fault(
-    providers: StandIn, send: Callable[[], str], status: int
-) -> None:
+def test_a_refusal_of_us_is_not_the_mails_fault(providers: StandIn, send: Send, status: int) -> None:
     providers.server.misbehave(refusal(status, location="https://elsewhere.example"))
     error = caught(send)
     assert isinstance(error, RefusesUsError) and not error.permanent and error.retry_after
@@ -125,40 +125,16 @@ def test_an_api_key_in_the_words_stays_here(providers: StandIn, out: Settings, m
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
-def test_a_server_error_may_have_taken_it(providers: StandIn, send: Callable[[], str], status: int) -> None:
+def test_a_server_error_may_have_taken_it(providers: StandIn, send: Send, status: int) -> None:
     providers.server.misbehave(Trouble("accept-answer", Reply(status)))
     assert isinstance(caught(send), UncertainError)
     assert len(providers.sendgrid.mails) == 1
 
 
-def test_a_server_that_says_when_to_come_back_took_nothing(
-    providers: StandIn, send: Callable[[], str]
-) -> None:
+def test_a_server_that_says_when_to_come_back_took_nothing(providers: StandIn, send: Send) -> None:
     providers.server.misbehave(refusal(503, retry_after="20"))
     error = caught(send)
     assert not isinstance(error, UncertainError) and error.retry_after == 20
-
-
-@pytest.mark.parametrize("kind", ["close", "reset", "accept-close", "garble"])
-def test_a_connection_that_ends_after_the_request_is_uncertain_and_is_not_tried_again(
-    providers: StandIn, send: Callable[[], str], kind: str
-) -> None:
-    send()  # on a kept connection it is no different
-    providers.server.misbehave(Trouble(kind))  # type: ignore[arg-type]
-    assert isinstance(caught(send), UncertainError)
-    assert len(providers.server.requests) == 2
-
-
-@pytest.mark.parametrize("kind", ["hang", "drip", "accept-hang"])
-def test_silence_and_drops_end_in_time(
-    providers: StandIn, send: Callable[[], str], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    send()  # a new connection may take its time
-    monkeypatch.setattr(http, "TIMEOUT_SECONDS", 0.4)
-    providers.server.misbehave(Trouble(kind))  # type: ignore[arg-type]
-    began = time.monotonic()
-    assert isinstance(caught(send), UncertainError)
-    assert time.monotonic() - began < 2
 
 
 def test_where_nobody_listens_nothing_was_taken(out: Settings, mail: Message) -> None:

@@ -160,6 +160,51 @@ def test_events_of_others_and_unreadable_ones_are_passed_over_without_a_trace(
     assert state(survey) == "delivered"
 
 
+def test_an_odd_event_is_taken_as_far_as_it_can_be_and_keeps_no_other_from_its_effect(
+    survey: Asking, providers: StandIn, hooks: Hooks
+) -> None:
+    odd: list[tuple[dict[str, Any], str]] = [
+        ({"status": "5.1.1\x00"}, "bounced"),
+        ({"status": "\ud800"}, "bounced"),
+        ({"status": ["5.1.1"]}, "bounced"),
+        ({"status": "5" * 10_000}, "bounced"),
+        ({"reason": {"text": 1}}, "bounced"),
+        ({"reason": "\x00" * 10_000}, "bounced"),
+        ({"sg_message_id": 17}, "bounced"),
+        ({"email": ["\x00"], "ip": "\ud800"}, "bounced"),
+        ({"timestamp": 10**30}, "uncertain"),
+        ({"event": "dropped", "reason": "\ud800Invalid"}, "failed"),
+        *(
+            ({"event": "processed", "sg_message_id": id}, "handed")
+            for id in ("a\x00b", "\ud800", 17, ["a"], "x" * 10_000)
+        ),
+        ({"event": "delivered"}, "delivered"),
+    ]
+    survey.ask({"customers": [survey.add() for _ in odd]})
+    survey.send()
+    with survey.db.transaction() as tx:
+        tx.execute("UPDATE delivery SET state = 'uncertain', settled_at = NULL, provider_id = NULL")
+    ids = providers.sendgrid.delivery_ids()
+    batch = [
+        providers.sendgrid.event(id, **{"event": "bounce", **more})
+        for id, (more, _) in zip(ids, odd, strict=True)
+    ]
+    assert hooks.events(*batch) == 204
+    found = {str(row["id"]): row for row in survey.all("SELECT * FROM delivery")}
+    assert [found[id]["state"] for id in ids] == [after for _, after in odd]
+    assert all(len(row["provider_id"] or "") <= 200 for row in found.values())
+
+
+def test_bytes_and_numbers_that_nobody_can_read_spoil_only_their_own_field(
+    survey: Asking, providers: StandIn, hooks: Hooks, delivery: str
+) -> None:
+    event = providers.sendgrid.event(delivery, "bounce", status="5.1.1", reason="R", attempt="A")
+    raw = json.dumps([event]).encode().replace(b'"A"', b"9" * 5000).replace(b'"R"', b'"na\xefve"')
+    raw, headers = providers.sendgrid.signed(raw, survey.clock.now().timestamp())
+    assert survey.http.post(URL, data=raw, headers=headers).status_code == 204
+    assert state(survey) == "bounced" and "5.1.1" in survey.one("SELECT reason FROM delivery")["reason"]
+
+
 def test_unsigned_forged_stale_truncated_and_foreign_ones_leave_no_trace(
     survey: Asking, providers: StandIn, delivery: str
 ) -> None:

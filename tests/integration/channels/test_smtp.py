@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from shared.channels import Message, RefusesUsError, TransportError, UncertainEr
 from shared.channels.credentials import check
 from shared.provider_settings import Smtp
 from shared.settings import Settings
+from tests.integration.channels.sending import Send, caught
 from tests.support.providers.mail_server import PASSWORD, USER, MailServer, mail_server
 
 
@@ -38,19 +39,13 @@ def out(server: MailServer) -> Settings:
 
 
 @pytest.fixture
-def send(out: Settings, mail: Message) -> Iterator[Callable[[], str]]:
+def send(out: Settings, mail: Message) -> Iterator[Send]:
     yield lambda: transport(out, "email").send(mail)
     assert out.smtp is not None
     smtp._Session.of_thread(out.smtp, out.extra_ca).close()
 
 
-def caught(send: Callable[[], object]) -> TransportError:
-    with pytest.raises(TransportError) as found:
-        send()
-    return found.value
-
-
-def test_a_mail_is_taken_whole(server: MailServer, send: Callable[[], str], mail: Message) -> None:
+def test_a_mail_is_taken_whole(server: MailServer, send: Send, mail: Message) -> None:
     assert send() == f"<{mail.delivery_id}@example.org>"
     taken, raw = server.mails[0], server.raw[0]
     assert taken["Message-ID"] == f"<{mail.delivery_id}@example.org>" and taken["Date"]
@@ -65,7 +60,7 @@ def test_a_mail_is_taken_whole(server: MailServer, send: Callable[[], str], mail
 
 
 def test_one_connection_serves_many_mails_and_a_closed_one_is_replaced(
-    server: MailServer, send: Callable[[], str]
+    server: MailServer, send: Send
 ) -> None:
     for _ in range(3):
         send()
@@ -77,7 +72,7 @@ def test_one_connection_serves_many_mails_and_a_closed_one_is_replaced(
 
 
 def test_threads_have_connections_of_their_own(server: MailServer, out: Settings, mail: Message) -> None:
-    def work(number: int) -> str:
+    def work(number: int) -> str | None:
         id = transport(out, "email").send(replace(mail, delivery_id=f"d{number}"))
         assert out.smtp is not None
         if number >= 40:  # the last of each thread
@@ -93,7 +88,7 @@ def test_threads_have_connections_of_their_own(server: MailServer, out: Settings
 
 @pytest.mark.parametrize("step", ["MAIL", "RCPT", "END"])
 @pytest.mark.parametrize("reply", ["450 4.2.0 greylisted", "421 4.7.0 too many", "451 4.3.0 trouble"])
-def test_a_passing_refusal_waits(server: MailServer, send: Callable[[], str], step: str, reply: str) -> None:
+def test_a_passing_refusal_waits(server: MailServer, send: Send, step: str, reply: str) -> None:
     server.replies[step] = reply
     error = caught(send)
     assert type(error) is TransportError and not error.permanent
@@ -105,7 +100,7 @@ def test_a_passing_refusal_waits(server: MailServer, send: Callable[[], str], st
     ("step", "reply"), [("RCPT", "550 5.1.1 <ann@example.com> unknown"), ("END", "554 5.6.0 no")]
 )
 def test_a_refusal_of_the_recipient_or_the_mail_is_for_good(
-    server: MailServer, send: Callable[[], str], step: str, reply: str
+    server: MailServer, send: Send, step: str, reply: str
 ) -> None:
     server.replies[step] = reply
     error = caught(send)
@@ -114,9 +109,7 @@ def test_a_refusal_of_the_recipient_or_the_mail_is_for_good(
 
 
 @pytest.mark.parametrize("reply", ["550 5.7.1 not your sender", "530 5.7.0 log in first"])
-def test_a_refusal_of_the_sender_is_ours_to_mend(
-    server: MailServer, send: Callable[[], str], reply: str
-) -> None:
+def test_a_refusal_of_the_sender_is_ours_to_mend(server: MailServer, send: Send, reply: str) -> None:
     server.replies["MAIL"] = reply
     error = caught(send)
     assert isinstance(error, RefusesUsError) and not error.permanent
@@ -124,7 +117,7 @@ def test_a_refusal_of_the_sender_is_ours_to_mend(
 
 @pytest.mark.parametrize("step", ["MAIL", "RCPT"])
 def test_a_connection_that_ends_before_the_words_took_nothing(
-    server: MailServer, send: Callable[[], str], step: str
+    server: MailServer, send: Send, step: str
 ) -> None:
     server.replies[step] = "drop"
     error = caught(send)
@@ -134,7 +127,7 @@ def test_a_connection_that_ends_before_the_words_took_nothing(
 
 
 def test_a_server_that_does_not_say_go_on_gets_no_words(
-    server: MailServer, send: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    server: MailServer, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     docmd = smtp._Plain.docmd
 
@@ -146,9 +139,7 @@ def test_a_server_that_does_not_say_go_on_gets_no_words(
     assert type(error) is TransportError and not error.permanent and server.mails == []
 
 
-def test_a_connection_that_ends_after_the_words_is_uncertain(
-    server: MailServer, send: Callable[[], str]
-) -> None:
+def test_a_connection_that_ends_after_the_words_is_uncertain(server: MailServer, send: Send) -> None:
     server.replies["END"] = "drop"
     assert isinstance(caught(send), UncertainError) and len(server.mails) == 1
 

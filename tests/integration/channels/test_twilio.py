@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -18,23 +16,17 @@ from shared.channels import (
     RefusesUsError,
     TransportError,
     UncertainError,
-    http,
     transport,
 )
 from shared.channels import twilio as ours
 from shared.settings import Settings
+from tests.integration.channels.sending import Send, caught
 from tests.support.providers.server import Reply, Trouble, refusal
 from tests.support.providers.stand_in import StandIn
 
 
-def caught(send: Callable[[], object]) -> TransportError:
-    with pytest.raises(TransportError) as found:
-        send()
-    return found.value
-
-
 @pytest.fixture
-def send(out: Settings, sms: Message) -> Callable[[], str]:
+def send(out: Settings, sms: Message) -> Send:
     return lambda: transport(out, "sms").send(sms)
 
 
@@ -44,7 +36,7 @@ def coded(status: int, code: int, **headers: str) -> Trouble:
 
 
 def test_a_text_is_taken_with_an_address_for_its_reports(
-    providers: StandIn, send: Callable[[], str], sms: Message
+    providers: StandIn, send: Send, sms: Message
 ) -> None:
     sid = send()
     text = providers.twilio.texts[0]
@@ -80,7 +72,7 @@ def test_each_thread_has_a_client_of_its_own_and_all_share_the_connections(
     made: set[int] = set()
     lock = threading.Lock()
 
-    def work(id: str) -> str:
+    def work(id: str) -> str | None:
         sid = transport(out, "sms").send(replace(sms, delivery_id=id))
         assert out.twilio is not None
         client: Any = ours._client(out.twilio, out.extra_ca)
@@ -101,7 +93,7 @@ def test_each_thread_has_a_client_of_its_own_and_all_share_the_connections(
 
 
 def test_the_sdk_reads_no_settings_of_its_own(
-    providers: StandIn, send: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    providers: StandIn, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TWILIO_REGION", "ie1")
     monkeypatch.setenv("TWILIO_EDGE", "dublin")
@@ -110,7 +102,7 @@ def test_the_sdk_reads_no_settings_of_its_own(
     assert len(providers.twilio.texts) == 1
 
 
-def test_too_many_waits_for_as_long_as_it_says(providers: StandIn, send: Callable[[], str]) -> None:
+def test_too_many_waits_for_as_long_as_it_says(providers: StandIn, send: Send) -> None:
     providers.server.misbehave(coded(429, 20429, **{"Retry-After": "9"}), coded(429, 20429))
     error = caught(send)
     assert (type(error), error.permanent, error.retry_after) == (TransportError, False, 9)
@@ -120,16 +112,14 @@ def test_too_many_waits_for_as_long_as_it_says(providers: StandIn, send: Callabl
 
 @pytest.mark.parametrize("code", [21211, 21614, 21612, 21617, 21408, 21217])
 def test_a_refusal_of_the_text_is_for_good_and_names_no_number(
-    providers: StandIn, send: Callable[[], str], code: int
+    providers: StandIn, send: Send, code: int
 ) -> None:
     providers.server.misbehave(coded(400, code))
     error = caught(send)
     assert error.permanent and str(code) in error.message and "+49" not in error.message
 
 
-def test_a_number_that_sent_stop_is_told_as_an_opt_out(
-    providers: StandIn, send: Callable[[], str], sms: Message
-) -> None:
+def test_a_number_that_sent_stop_is_told_as_an_opt_out(providers: StandIn, send: Send, sms: Message) -> None:
     providers.twilio.stopped = {sms.to}
     error = caught(send)
     assert error.permanent and error.message == OPTED_OUT
@@ -140,7 +130,7 @@ def test_a_number_that_sent_stop_is_told_as_an_opt_out(
     [(401, 20003), (403, 20003), (400, 21606), (404, 20404), (400, 21212), (400, 21603), (400, 21609)],
 )
 def test_a_refusal_of_us_is_not_the_texts_fault(
-    providers: StandIn, send: Callable[[], str], status: int, code: int
+    providers: StandIn, send: Send, status: int, code: int
 ) -> None:
     providers.server.misbehave(coded(status, code))
     error = caught(send)
@@ -148,7 +138,7 @@ def test_a_refusal_of_us_is_not_the_texts_fault(
 
 
 @pytest.mark.parametrize("code", [21611, 30001, 14107])
-def test_a_full_queue_waits(providers: StandIn, send: Callable[[], str], code: int) -> None:
+def test_a_full_queue_waits(providers: StandIn, send: Send, code: int) -> None:
     providers.server.misbehave(coded(400, code))
     error = caught(send)
     assert not error.permanent and type(error) is TransportError
@@ -156,46 +146,21 @@ def test_a_full_queue_waits(providers: StandIn, send: Callable[[], str], code: i
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"code": 20500, "message": "x", "status": 500}'])
-def test_a_server_error_may_have_taken_it(
-    providers: StandIn, send: Callable[[], str], status: int, body: bytes
-) -> None:
+def test_a_server_error_may_have_taken_it(providers: StandIn, send: Send, status: int, body: bytes) -> None:
     providers.server.misbehave(Trouble("accept-answer", Reply(status, body)))
     assert isinstance(caught(send), UncertainError)
 
 
 @pytest.mark.parametrize("body", [b"", b"what", b"[]", b'{"sid": null}'])
-def test_a_yes_that_cannot_be_read_is_uncertain(
-    providers: StandIn, send: Callable[[], str], body: bytes
-) -> None:
+def test_a_yes_that_cannot_be_read_is_uncertain(providers: StandIn, send: Send, body: bytes) -> None:
     providers.server.misbehave(Trouble("accept-answer", Reply(201, body)))
     assert isinstance(caught(send), UncertainError)
 
 
-def test_a_new_kind_of_problem_document_is_read_too(providers: StandIn, send: Callable[[], str]) -> None:
+def test_a_new_kind_of_problem_document_is_read_too(providers: StandIn, send: Send) -> None:
     problem = {"type": "about:blank", "title": "stopped", "status": 400, "code": 21610}
     providers.server.misbehave(Trouble("answer", Reply(400, json.dumps(problem).encode())))
     assert caught(send).message == OPTED_OUT
-
-
-@pytest.mark.parametrize("kind", ["close", "reset", "accept-close", "garble"])
-def test_a_connection_that_ends_after_the_request_is_uncertain_and_is_not_tried_again(
-    providers: StandIn, send: Callable[[], str], kind: str
-) -> None:
-    providers.server.misbehave(Trouble(kind))  # type: ignore[arg-type]
-    assert isinstance(caught(send), UncertainError)
-    assert len(providers.server.requests) == 1
-
-
-@pytest.mark.parametrize("kind", ["hang", "drip", "accept-hang"])
-def test_silence_and_drops_end_in_time(
-    providers: StandIn, send: Callable[[], str], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    send()  # a new connection may take its time
-    monkeypatch.setattr(http, "TIMEOUT_SECONDS", 0.4)
-    providers.server.misbehave(Trouble(kind))  # type: ignore[arg-type]
-    began = time.monotonic()
-    assert isinstance(caught(send), UncertainError)
-    assert time.monotonic() - began < 2
 
 
 def test_where_nobody_listens_nothing_was_taken(out: Settings, sms: Message) -> None:
@@ -210,6 +175,6 @@ def test_words_that_cannot_be_written_never_leave(providers: StandIn, out: Setti
     assert error.permanent and list(providers.server.requests) == []
 
 
-def test_another_host_that_answers_is_not_twilio(providers: StandIn, send: Callable[[], str]) -> None:
+def test_another_host_that_answers_is_not_twilio(providers: StandIn, send: Send) -> None:
     providers.server.misbehave(refusal(302, location="https://elsewhere.example"))
     assert isinstance(caught(send), RefusesUsError)

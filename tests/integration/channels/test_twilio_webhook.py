@@ -267,6 +267,27 @@ def test_json_is_signed_by_its_hash(survey: Asking, providers: StandIn, text: di
     assert survey.response()["comment"] == "langsam, böse"
 
 
+def test_half_a_character_in_a_text_is_lost_and_the_rest_is_kept(
+    survey: Asking, providers: StandIn, text: dict[str, str]
+) -> None:
+    raw = json.dumps(providers.twilio.inbound(PHONE, "3 bad\ud83d \x00day")).encode()
+    path = f"/webhooks/twilio/message?bodySHA256={hashlib.sha256(raw).hexdigest()}"
+    signature = RequestValidator(providers.twilio.token).compute_signature(PUBLIC + path, {})
+    headers = {"Content-Type": "application/json", "X-Twilio-Signature": signature}
+    assert survey.http.post(path, data=raw, headers=headers).status_code == 200
+    assert survey.response()["comment"] == "bad\ufffd day"
+
+
+@pytest.mark.parametrize("query", ["?bodySHA256=", "?bodySHA256=&x=1", "?xbodySHA256=1"])
+def test_a_hash_that_is_not_there_proves_nothing(
+    survey: Asking, providers: StandIn, text: dict[str, str], query: str
+) -> None:
+    path = "/webhooks/twilio/message" + query
+    raw, headers = providers.twilio.signed(PUBLIC + path, providers.twilio.inbound(PHONE, "3"))
+    assert survey.http.post(path, data=b"Body=9", headers={"X-Twilio-Signature": "x"}).status_code == 401
+    assert survey.http.post(path, data=raw, headers=headers).status_code == 200
+
+
 def test_fault_20_the_same_text_and_report_a_hundred_times_at_once_have_one_effect(
     survey: Asking, providers: StandIn, text: dict[str, str], hooks: Hooks
 ) -> None:

@@ -78,7 +78,9 @@ class Sending:
         return [row["type"] for row in self.followup.published() if row["type"].startswith("notice.")]
 
     def reported(self, state: str, delivery_id: str | None = None, version: int = 1) -> Event:
-        notice = self.notice()
+        return self.reported_of(self.notice(), state, delivery_id, version)
+
+    def reported_of(self, notice: Row, state: str, delivery_id: str | None = None, version: int = 1) -> Event:
         data = {
             "delivery_id": delivery_id or notice["delivery_id"],
             "kind": "notice",

@@ -46,7 +46,7 @@ class Trouble:
 
     `answer` refuses with `reply`; `hang` and `drip` take nothing and say nothing, or a byte now and then;
     `close` and `reset` end the connection with nothing taken; the `accept-…` do so after having taken it;
-    `garble` takes it and answers half.
+    `garble` takes it and breaks off amid the status.
     """
 
     kind: Kind
@@ -164,8 +164,7 @@ class Server:
         if trouble.kind == "accept-answer":
             return _answer(tls, trouble.reply)
         if trouble.kind == "garble" and reply is not None:
-            written = _written(reply)
-            tls.sendall(written[: len(written) // 2])
+            tls.sendall(_written(reply)[: len("HTTP/1.1 2")])
         if trouble.kind in ("hang", "accept-hang"):
             self._over.wait(30)
         if trouble.kind == "drip":
