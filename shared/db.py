@@ -78,6 +78,7 @@ class _Connection(psycopg2.extensions.connection):
         self.pooled = False
         self.later: list[bytes] = []
         self.indexed = False
+        self.budget: Any = None
 
 
 class _Cursor(psycopg2.extensions.cursor):
@@ -91,7 +92,11 @@ class _Cursor(psycopg2.extensions.cursor):
             parts.append(self.mogrify(query, vars))
             connection.begun, connection.later = True, []
             query, vars = b"; ".join(parts), None
-        super().execute(query, vars)
+        if connection.budget is None:
+            super().execute(query, vars)
+            return
+        with connection.budget.spend():
+            super().execute(query, vars)
 
     def fetchone(self) -> Any:
         row = super().fetchone()
@@ -291,6 +296,7 @@ class Database:
             ) from error
         connection: Any = pooled.dbapi_connection
         connection.begun = connection.indexed = committing = False
+        self._begin(connection)
         try:
             with connection.cursor() as cur:
                 yield Tx(cur, self.clock.now(), self.ids)
@@ -321,6 +327,9 @@ class Database:
             raise
         finally:
             pooled.close()
+
+    def _begin(self, connection: Any) -> None:
+        """For who bounds a transaction further."""
 
     def close(self) -> None:
         """Closes what the pool holds; the object can be used again afterwards (after a fork, say)."""

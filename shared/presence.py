@@ -109,7 +109,7 @@ class Presence:
         cur.execute(
             """INSERT INTO running_process (id, name, host, version, knows) VALUES (%s, %s, %s, %s, %s)
             ON CONFLICT (id) DO UPDATE SET seen_at = now()""",
-            (self._id, self.name, socket.gethostname(), _version(), migrate.head(service)),
+            (self._id, self.name, socket.gethostname(), program_version(), migrate.head(service)),
         )
         cur.execute("DELETE FROM running_process WHERE seen_at < now() - interval '1 day'")
         return ""
@@ -138,7 +138,9 @@ def refusal(service: str) -> str:
     return _here.refusal(service) if _here else ""
 
 
-def _version() -> str:
+def program_version() -> str:
+    """The version of this program, as installed."""
+    """The version of this program, as installed."""
     try:
         return importlib.metadata.version("hearback")
     except importlib.metadata.PackageNotFoundError:

@@ -18,6 +18,7 @@ import structlog
 
 from shared.clock import Clock
 from shared.db import Database
+from shared.errors import HearbackError
 from shared.ids import Ids
 from shared.settings import Settings
 
@@ -235,9 +236,9 @@ class Worker:
                 wait = _BACK_OFF[min(failures, len(_BACK_OFF) - 1)]
                 failures += 1
                 mine.restarts += 1
-                mine.failed(_brief(error))
+                mine.failed(brief(error))
                 _log.error(
-                    "role failed", role=role, error=_brief(error), again_in=wait, exc_info=failures == 1
+                    "role failed", role=role, error=brief(error), again_in=wait, exc_info=failures == 1
                 )
                 stop.wait(wait)
 
@@ -266,7 +267,9 @@ def read_report(home: Path, name: str) -> dict[str, Any] | None:
     return report if age < 10 else None
 
 
-def _brief(error: BaseException) -> str:
-    """The error in one line, without what PostgreSQL adds about the row (it may hold addresses)."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}".strip(": ")[:300]
+def brief(error: BaseException) -> str:
+    """An error in one line, without the details (they may hold addresses); ours are sentences already."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, HearbackError):
+        return first.removesuffix(".")[:300]
+    return f"{type(error).__name__}: {first}".removesuffix(": ")[:300]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from services.followup.commands import changes, keys, notices, staff, tasks
+from services.followup.commands import changes, keys, locks, notices, staff, tasks
 from services.followup.handlers import GROUP
 from shared.db import Database, Row, Tx
 from shared.events import inbox, outbox
@@ -41,7 +41,7 @@ def republish(db: Database, topics: Sequence[str] | None = None) -> int:
         count += _stream(db, "staff", lambda tx, row: _staff(tx, row))
         count += _stream(db, "apikey", lambda tx, row: keys.publish(tx, row, replay=True))
     if "tasks" in wanted:
-        count += _stream(db, "task", _task)
+        count += _stream(db, "task", _task, _lock_subjects)
     if "changes" in wanted:
         count += changes.republish(db)
     if "notices" in wanted:
@@ -57,17 +57,36 @@ def _task(tx: Tx, row: Row) -> None:
     tasks.publish(tx, row, tasks.last_event(row), replay=True)
 
 
-def _stream(db: Database, table: str, publish: Callable[[Tx, Row], Any]) -> int:
-    """Each row of a table, in batches of one transaction, its rows locked."""
+def _lock_subjects(tx: Tx, rows: Sequence[Row]) -> None:
+    """Before tasks, as everybody locks them: a consumer has its batch's subjects, then task after task."""
+    locks.lock(
+        tx,
+        [row["account_id"] for row in rows if row["account_id"]],
+        [row["customer_id"] for row in rows if not row["account_id"]],
+    )
+
+
+def _stream(
+    db: Database,
+    table: str,
+    publish: Callable[[Tx, Row], Any],
+    before: Callable[[Tx, Sequence[Row]], None] = lambda tx, rows: None,
+) -> int:
+    """Each row of a table, in batches of one transaction, its rows locked; `before` locks what goes first."""
     count, after = 0, "00000000-0000-0000-0000-000000000000"
     while True:
         with db.transaction() as tx:
-            rows = tx.all(
-                f"SELECT * FROM {table} WHERE id > %s ORDER BY id LIMIT %s FOR NO KEY UPDATE",  # noqa: S608
+            found = tx.all(
+                f"SELECT * FROM {table} WHERE id > %s ORDER BY id LIMIT %s",  # noqa: S608
                 (after, BATCH),
+            )
+            before(tx, found)
+            rows = tx.all(
+                f"SELECT * FROM {table} WHERE id = ANY(%s::uuid[]) ORDER BY id FOR NO KEY UPDATE",  # noqa: S608
+                ([row["id"] for row in found],),
             )
             for row in rows:
                 publish(tx, row)
-        if not rows:
+        if not found:
             return count
-        count, after = count + len(rows), rows[-1]["id"]
+        count, after = count + len(rows), found[-1]["id"]

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from shared.db import Database
-from shared.errors import Invalid
+from shared.db import Database, Row, Tx
+from shared.errors import Invalid, NotFound
 
 
 @click.command("ask")
@@ -54,7 +54,7 @@ def ask_command(
     }
     with opened() as (_, db):
         with db.transaction() as tx:
-            row = queries.program(tx, program)
+            row = _program(tx, program)
             if dry_run:
                 found = queries.reach(tx, row, audience, touchpoint=at, channel=channel, limit=10_000_000)
         if dry_run:
@@ -104,6 +104,17 @@ def _run(
         "asked": found["asked"],
         "reasons": {row["reason"]: row["count"] for row in found["reasons"]},
     }
+
+
+def _program(tx: Tx, program: str) -> Row:
+    """The program of this name or id. Raises `NotFound`, naming those there are."""
+    from services.survey.queries import programs as queries
+
+    try:
+        return queries.program(tx, program)
+    except NotFound as error:
+        names = ", ".join(row["name"] for row in queries.programs(tx))
+        raise NotFound(f"There is no program '{program}'. There are: {names}.") from error
 
 
 def _property(text: str | None) -> dict[str, str] | None:

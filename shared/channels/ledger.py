@@ -14,6 +14,7 @@ from shared.errors import Conflict, NotFound
 
 # A sender that died is not waited for longer than this: batch, time-out and settling are done well before.
 CLAIM_LIFETIME = timedelta(seconds=60)
+RESTORED = "It was due before this was restored from a backup, so it may have left."
 Report = Literal["delivered", "bounced", "failed", "complained"]
 
 
@@ -176,6 +177,20 @@ def give_back(
     return [str(row["id"]) for row in rows]
 
 
+def restored(tx: Tx) -> int:
+    """For a ledger from a backup: what was due by now may have left since, so no sender may take it.
+
+    Such a message is left as a dead sender leaves one that it was handing over: uncertain, as soon as the
+    sender looks after those. Returns how many there are. What was to leave only later stays queued.
+    """
+    return tx.execute(
+        "UPDATE delivery SET state = 'claimed', claimed_at = %(long_ago)s, handed_at = %(long_ago)s,"
+        " permit_expires_at = NULL, attempts = attempts + 1, reason = %(reason)s"
+        " WHERE state = 'claimed' OR state = 'queued' AND not_before <= %(now)s",
+        {"long_ago": tx.now - 2 * CLAIM_LIFETIME, "now": tx.now, "reason": RESTORED},
+    )
+
+
 def after_crash(
     tx: Tx, kinds: Sequence[str], *, only_own: bool = False
 ) -> tuple[list[Delivery], list[Delivery]]:
@@ -195,10 +210,10 @@ def after_crash(
     )
     lost = tx.all(
         "UPDATE delivery SET state = 'uncertain', permit_expires_at = NULL,"
-        " reason = 'The sender stopped while handing it over.'"
+        " reason = CASE WHEN reason = %s THEN reason ELSE 'The sender stopped while handing it over.' END"
         " WHERE id IN (SELECT id FROM delivery WHERE state = 'claimed' AND claimed_at < %s"
         "  AND (NOT %s OR kind = ANY(%s)) FOR UPDATE SKIP LOCKED) RETURNING *",
-        (before, only_own, list(kinds)),
+        (RESTORED, before, only_own, list(kinds)),
     )
     return [_delivery(row) for row in back], [_delivery(row) for row in lost]
 

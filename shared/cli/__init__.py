@@ -16,7 +16,7 @@ import click
 from shared.errors import HearbackError
 
 # Where the commands are: a module's list `commands`, or the one command that is named.
-_OURS = ("shared.cli.machine", "shared.cli.work", "shared.cli.setup")
+_OURS = ("shared.cli.machine", "shared.cli.backup", "shared.cli.work", "shared.cli.setup")
 _OTHERS = (
     "shared.log.cli:log",
     "shared.simulate.cli",

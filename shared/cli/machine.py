@@ -31,7 +31,8 @@ def up() -> None:
     _welcome(steps.console, started)
     if started.refused:
         raise click.ClickException(
-            f"Everything runs, but messages wait: {'; '.join(started.refused)}. Then run `hearback up` again."
+            f"Everything runs, but messages wait: {'; '.join(started.refused)}. "
+            "Mend that, then run `hearback up` again."
         )
 
 

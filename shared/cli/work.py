@@ -6,6 +6,7 @@ import importlib
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -19,14 +20,13 @@ from shared.embedded import processes, readiness
 from shared.embedded.app import MAILBOX
 from shared.errors import HearbackError
 from shared.events.catalog import TOPICS
-from shared.events.workers import brief
 from shared.health_port import health_port
 from shared.ids import SystemIds
 from shared.log import in_use
 from shared.migrate import OldVersionRuns, head, version
 from shared.migrate import migrate as migrate_database
 from shared.presence import present
-from shared.roles import ROLES, RoleContext, Worker, load_roles
+from shared.roles import ROLES, RoleContext, Worker, brief, load_roles
 from shared.settings import DATABASES, SERVICES, Settings, home_folder, load
 
 _SERVICE = click.Choice(SERVICES)
@@ -168,6 +168,13 @@ def rebuild(service: str, wait: bool) -> None:
     """
     settings = load()
     steps = show.Steps()
+    fill_again(settings, service, steps)
+    if wait:
+        arrive(settings, steps, [service])
+
+
+def fill_again(settings: Settings, service: str, steps: show.Steps) -> None:
+    """Empties the replicas of a service and has the owners publish what they were filled from."""
     topics = consumed(settings, service)
     with steps.step(f"Emptying the replicas of {service}"):
         db = database(settings, service)
@@ -185,8 +192,6 @@ def rebuild(service: str, wait: bool) -> None:
                     _rebuild(owner).republish(db, theirs)
                 finally:
                     db.close()
-    if wait:
-        _arrive(settings, steps)
 
 
 def consumed(settings: Settings, service: str) -> list[str]:
@@ -196,15 +201,19 @@ def consumed(settings: Settings, service: str) -> list[str]:
     return list(consumer.topics)
 
 
-def _arrive(settings: Settings, steps: show.Steps) -> None:
-    """Waits while events still arrive; says so when nobody moves them."""
+def arrive(settings: Settings, steps: show.Steps, readers: Sequence[str] = SERVICES) -> None:
+    """Waits until all that is published by now has reached the `readers`; says so when nobody moves it."""
     with steps.step("Waiting until everything has arrived") as told:
-        best, since = -1, time.monotonic()
-        while left := [part for part in readiness.replicas(settings) if not part.ok]:
+        arrival = readiness.Arrival(settings, readers)
+        fewest, newest, since = -1, 0.0, time.monotonic()
+        while left := arrival.missing():
+            now = time.monotonic()
             waiting = sum(int(part.facts.get("waiting", 1)) for part in left)
-            if waiting < best or best < 0:
-                best, since = waiting, time.monotonic()
-            if time.monotonic() - since > 60:
+            # Under traffic new events may come as fast as others are read: then these are ever later ones.
+            oldest = now - max(float(part.facts.get("seconds", now)) for part in left)
+            if waiting < fewest or fewest < 0 or oldest > newest + 1:
+                fewest, newest, since = waiting, max(oldest, newest), now
+            if now - since > 60:
                 raise click.ClickException(
                     f"{waiting} events wait and nobody moves them: see `hearback status`. "
                     "Everything is published; it arrives when relay and consumer run."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from shared.clock import Clock, SystemClock
@@ -60,17 +61,24 @@ def module(name: str) -> str:
 
 
 def first_page(app: Any, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Leads whoever opens `/` to their role's first page; who is not logged in goes to the login page."""
+    """Leads whoever opens `/` to their role's first page; who is not logged in goes to the login page.
+
+    A login that survey has not heard of yet gets the page that waits, for a minute; then the inbox, whose
+    service owns the logins: survey's trouble keeps nobody from calling customers.
+    """
     from werkzeug.utils import redirect
 
     from shared.errors import HearbackError
-    from shared.web.access import actor_or_none
+    from shared.web.access import StillUnknown, actor_or_none
 
     with app.request_context(environ):
         try:
             who = actor_or_none()
             role = who.role if who else ""
-        except HearbackError:  # known here in a moment: the inbox says so, and waits
+        except HearbackError as error:
+            if isinstance(error, StillUnknown) and _logged_in_just_now(app):
+                waits: Iterable[bytes] = app.handle_user_exception(error)(environ, start_response)
+                return waits
             role = "agent"
         if role == "":
             target = "/followup/login"
@@ -84,6 +92,16 @@ def first_page(app: Any, environ: WSGIEnvironment, start_response: StartResponse
         response.headers["Cache-Control"] = "no-store"
         result: Iterable[bytes] = response(environ, start_response)
         return result
+
+
+def _logged_in_just_now(app: Any) -> bool:
+    from flask import request
+
+    from shared.web import session
+
+    here = app.extensions["hearback"]
+    found = session.read(request, here)
+    return found is not None and here.clock.now() - found.issued_at < timedelta(minutes=1)
 
 
 def _is_new(app: Any) -> bool:

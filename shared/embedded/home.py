@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from shared.errors import HearbackError
 from shared.settings import POSTGRES_FILE, SECRET_FILE
 
 FORMAT = 1
-_FORMAT_FILE = "format.json"
+FORMAT_FILE = "format.json"
 
 
 class NewerHome(HearbackError):
@@ -32,6 +33,8 @@ def prepare(home: Path, *, own_secret: bool) -> bool:
     `own_secret` when no secret is set from outside, so that one is made here. Raises `CannotRunHere`
     when the folder cannot be written, `NewerHome` when a newer version made it; then nothing is changed.
     """
+    for swap in home.glob(f"{_RESTORED}-*"):  # a restore that was killed at its last step
+        _finish(swap, home / swap.name.replace(_RESTORED, "before-restore", 1))
     check_format(home)
     if own_secret and not (home / SECRET_FILE).exists() and (home / POSTGRES_FILE).exists():
         raise CannotRunHere(
@@ -39,7 +42,7 @@ def prepare(home: Path, *, own_secret: bool) -> bool:
             "HEARBACK_SECRET is not set. Restore the one or set the other: with a new one no link that was "
             "sent would work any more."
         )
-    new = not (home / _FORMAT_FILE).exists()
+    new = not (home / FORMAT_FILE).exists()
     try:
         for folder in (home, home / "log", home / "run"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -47,12 +50,45 @@ def prepare(home: Path, *, own_secret: bool) -> bool:
         probe.write_text("")
         probe.unlink()
         if new:
-            write_private(home / _FORMAT_FILE, json.dumps({"format": FORMAT}) + "\n")
+            write_private(home / FORMAT_FILE, json.dumps({"format": FORMAT}) + "\n")
         if own_secret and not (home / SECRET_FILE).exists():
             write_private(home / SECRET_FILE, secrets.token_urlsafe(48) + "\n")
     except OSError as error:
         raise CannotRunHere(unwritable(home, error)) from error
     return new
+
+
+# All that an installation is, of what lies in its data folder.
+STATE = ("postgres", POSTGRES_FILE, SECRET_FILE, FORMAT_FILE)
+_RESTORED, NEW, _OLD = "restored", "new", "old"
+
+
+def put_in(home: Path, ready: Path, stamp: str) -> Path | None:
+    """Puts the state in `ready/new` in the place of the present one; the folder `ready` is in `home`.
+
+    The present one is moved aside; returns where it is, or None when there was none. From the first step
+    on it is finished by the next `prepare`, whatever becomes of us.
+    """
+    aside = home / f"before-restore-{stamp}"
+    swap = home / f"{_RESTORED}-{stamp}"
+    (ready / _OLD).mkdir(mode=0o700)
+    ready.replace(swap)
+    _finish(swap, aside)
+    return aside if aside.exists() else None
+
+
+def _finish(swap: Path, aside: Path) -> None:
+    home = swap.parent
+    for name in STATE:
+        new, present, old = swap / NEW / name, home / name, swap / _OLD / name
+        if new.exists():
+            if present.exists():
+                present.replace(old)
+            new.replace(present)
+    replaced = swap / _OLD
+    if replaced.exists() and any(replaced.iterdir()):
+        replaced.replace(aside)
+    shutil.rmtree(swap)
 
 
 def unwritable(home: Path, error: OSError) -> str:
@@ -74,7 +110,7 @@ def unwritable(home: Path, error: OSError) -> str:
 def check_format(home: Path) -> None:
     """Raises `NewerHome` when `home` is of a newer format than this program knows."""
     try:
-        text = (home / _FORMAT_FILE).read_text()
+        text = (home / FORMAT_FILE).read_text()
     except FileNotFoundError:
         return
     except OSError as error:
@@ -83,7 +119,7 @@ def check_format(home: Path) -> None:
         found = int(json.loads(text)["format"])
     except (ValueError, KeyError, TypeError):
         raise CannotRunHere(
-            f"{home / _FORMAT_FILE} is damaged: it should read {json.dumps({'format': FORMAT})}."
+            f"{home / FORMAT_FILE} is damaged: it should read {json.dumps({'format': FORMAT})}."
         ) from None
     if found > FORMAT:
         raise NewerHome(

@@ -76,7 +76,7 @@ class Installation:
     @property
     def own_postgres(self) -> bool:
         """Whether any of the databases is ours to run."""
-        return not all(_setting(f"{name.upper()}_DATABASE_URL") for name in DATABASES)
+        return not all(setting(f"{name.upper()}_DATABASE_URL") for name in DATABASES)
 
     def up(self, progress: Progress, *, timeout: float = 120) -> Started:
         """Starts everything that does not run, and returns when every part is ready.
@@ -84,7 +84,7 @@ class Installation:
         Raises a `HearbackError` with a sentence that says what is wrong and what to do.
         """
         load(first_start=True)
-        folder.prepare(self.home, own_secret=not _setting("SECRET"))
+        folder.prepare(self.home, own_secret=not setting("SECRET"))
         with folder.locked(
             self.home, lambda: progress.note("Another `hearback up` or `down` is at work; waiting for it.")
         ):
@@ -99,9 +99,7 @@ class Installation:
             admin = first_admin(settings)
             try:
                 with progress.step("Letting all parts know of each other") as told:
-                    self._wait(
-                        lambda: [part for part in readiness.replicas(settings) if not part.ok], timeout, told
-                    )
+                    self._wait(readiness.Arrival(settings).missing, timeout, told)
             except CannotRunHere as error:
                 if admin is None:
                     raise
@@ -157,7 +155,7 @@ class Installation:
             for name in DATABASES:
                 told(name)
                 # On our own server nobody is left now; elsewhere those we killed count as gone in a moment.
-                ours = not _setting(f"{name.upper()}_DATABASE_URL")
+                ours = not setting(f"{name.upper()}_DATABASE_URL")
                 migrate(name, settings.database_urls[name], alone=ours, wait=GONE_SECONDS + 10)
         try:
             move.start_with(settings, progress.note)
@@ -324,7 +322,8 @@ def first_admin(settings: Settings) -> tuple[str, str] | None:
         db.close()
 
 
-def _setting(name: str) -> str:
+def setting(name: str) -> str:
+    """What the environment says of HEARBACK_`name`: the value, or the file it is in; empty for nothing."""
     return os.environ.get(f"HEARBACK_{name}") or os.environ.get(f"HEARBACK_{name}_FILE") or ""
 
 

@@ -53,8 +53,9 @@ log_parameter_max_length_on_error = 0
 """
 
 _ACCESS = """\
-# Written by Hearback at each start: a password, over loopback, and nothing else.
+# Written by Hearback at each start: a password, over loopback, and nothing else. The second is for backups.
 host all all 127.0.0.1/32 scram-sha-256
+host replication postgres 127.0.0.1/32 scram-sha-256
 """
 
 
@@ -72,6 +73,14 @@ def binaries() -> Path:
             f"PostgreSQL's programs are not in {folder}: its wheel does not fit this machine."
         )
     return folder
+
+
+def major() -> str:
+    """The major version of PostgreSQL's programs; a data folder can only be used by its own."""
+    said = subprocess.run(
+        [str(binaries() / "postgres"), "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    return said.split()[-1].split(".")[0]
 
 
 @dataclass
@@ -242,6 +251,23 @@ class Postgres:
         connection.autocommit = True
         return connection
 
+    def tool(self, program: str, *arguments: str) -> None:
+        """Runs one of PostgreSQL's programs against this server, as its superuser and as our owner.
+
+        Raises `CannotRunHere` with its last words when it fails.
+        """
+        here = {"PGHOST": HOST, "PGPORT": str(self.port), "PGUSER": SUPERUSER}
+        done = subprocess.run(
+            self.owner.command([str(binaries() / program), *arguments]),
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=self.home,
+            env={**_environment(), **here, "PGPASSWORD": self.passwords[SUPERUSER]},
+        )  # fmt: skip
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.strip()]
+            raise CannotRunHere(
+                f"{program} failed: {said[-1] if said else f'it ended with {done.returncode}'}"
+            )
+
     def url(self, role: str, database: str | None = None) -> str:
         """How `role` reaches `database` (its own by default)."""
         password = quote(self.passwords[role], safe="")
@@ -253,6 +279,8 @@ class Postgres:
         try:
             with connection.cursor() as cur:
                 create_databases(cur, {name: self.passwords[name] for name in DATABASES})
+                for name in DATABASES:  # a restore of one service may have been killed while it was closed
+                    cur.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         finally:
             connection.close()
 

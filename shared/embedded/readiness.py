@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,6 +133,45 @@ def replicas(settings: Settings, *, late: float = 0.0) -> list[Part]:
     return [*found, _log(settings, late)]
 
 
+class Arrival:
+    """Whether all that had been published when this was made has reached the `readers`.
+
+    Whatever has come since does not matter: under traffic there is always something on its way.
+    """
+
+    def __init__(self, settings: Settings, readers: Sequence[str] = SERVICES) -> None:
+        self.settings = settings
+        self.readers = readers
+        self._last = {
+            name: self._outbox(name, "SELECT coalesce(max(id), 0) FROM outbox") for name in SERVICES
+        }
+        self._left_at: float | None = None
+
+    def missing(self) -> list[Part]:
+        """The outboxes and the log, as far as they still hold any of it."""
+        found = []
+        for name, last in self._last.items():
+            waiting = self._outbox(name, "SELECT count(*) FROM outbox WHERE id <= %s", last)
+            if waiting:
+                said = f"{waiting} events wait to be published"
+                found.append(Part(f"{name} outbox", said, {"waiting": waiting}))
+        if found:
+            return found
+        now = time.monotonic()
+        self._left_at = now if self._left_at is None else self._left_at
+        # What was appended since then is younger than this.
+        return [part for part in [_log(self.settings, now - self._left_at, self.readers)] if not part.ok]
+
+    def _outbox(self, service: str, query: str, *args: int) -> int:
+        connection = psycopg2.connect(self.settings.database_urls[service], connect_timeout=5)
+        try:
+            with connection.cursor() as cur:
+                cur.execute(query, args)
+                return int(cur.fetchall()[0][0])
+        finally:
+            connection.close()
+
+
 def _behind(name: str, said: str, waiting: int, age: float, late: float, facts: dict[str, Any]) -> Part:
     """A part that is behind: a problem when it has been for long, else a fact."""
     if not waiting:
@@ -141,11 +181,11 @@ def _behind(name: str, said: str, waiting: int, age: float, late: float, facts: 
     return Part(name, "", {**facts, "said": f"{said}, on their way"})
 
 
-def _log(settings: Settings, late: float) -> Part:
+def _log(settings: Settings, late: float, readers: Sequence[str] = SERVICES) -> Part:
     log: Log | None = None
     try:
         log = open_in_use(settings)
-        lags = log.lag()
+        lags = [lag for lag in log.lag() if lag.consumer in readers]
     except HearbackError as error:
         return Part("log", error.message.rstrip("."))
     except Exception as error:  # whatever the adapter raises, the log is what is wrong
@@ -158,7 +198,8 @@ def _log(settings: Settings, late: float) -> Part:
         behind[lag.consumer] = behind.get(lag.consumer, 0) + lag.unread
     unread = [f"{consumer} has {count} events to read" for consumer, count in behind.items() if count]
     waiting, age = sum(behind.values()), max((lag.seconds for lag in lags if lag.unread), default=0.0)
-    return _behind("log", ", ".join(unread), waiting, age, late, {"waiting": waiting, "lag": behind})
+    facts = {"waiting": waiting, "seconds": age, "lag": behind}
+    return _behind("log", ", ".join(unread), waiting, age, late, facts)
 
 
 def _outbox(url: str) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""The web process: granian with two forked workers of four threads, for the apps it is told to mount."""
+"""The web process: granian with two forked workers, for the apps it is told to mount."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from shared.embedded.app import MAILBOX, module, mounted
 from shared.health_port import alive_port
 from shared.settings import DATABASES, SERVICES, load
 
-WORKERS, THREADS = 2, 4
+# Few of the threads are at work in the database at a time (`shared.web.pressure`): most are there to say so
+# to who finds no place when it is slow. They are started when they are needed.
+WORKERS, THREADS = 2, 32
 _MOUNTED = "HEARBACK_MOUNTED"
 
 
@@ -37,7 +39,7 @@ def serve(services: Sequence[str], *, name: str = "web") -> None:
         server("shared.embedded.web:create", settings.host, settings.port).serve()
 
 
-def server(factory: str, host: str, port: int) -> MPServer:
+def server(factory: str, host: str, port: int, threads: int = THREADS) -> MPServer:
     """The server for the app that `factory` ("module:function") makes in each forked worker."""
     if multiprocessing.get_start_method(allow_none=True) is None:
         multiprocessing.set_start_method("fork")
@@ -48,7 +50,7 @@ def server(factory: str, host: str, port: int) -> MPServer:
         address=host,
         port=port,
         workers=WORKERS,
-        blocking_threads=THREADS,
+        blocking_threads=threads,
         backlog=1024,
         respawn_failed_workers=True,
         respawn_interval=0.5,

@@ -14,7 +14,7 @@ from shared.events import inbox
 from shared.events.consumer import Apply, Consumer, MassParking
 from shared.events.relay import Moving, Relay
 from shared.log import Log, in_use, open_log
-from shared.roles import RoleContext
+from shared.roles import RoleContext, brief
 
 _PAUSE = 0.05
 _PING_SECONDS = 2.0
@@ -158,9 +158,3 @@ def _work(ctx: RoleContext, stop: threading.Event, log: Log, name: str, step: Ca
             continue
         if not busy:
             stop.wait(_PAUSE)
-
-
-def brief(error: BaseException) -> str:
-    """An error in one line, without the details (they may hold addresses)."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

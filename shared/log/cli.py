@@ -196,6 +196,7 @@ def move_(to: str) -> None:
         moved = move.move(load(), to, told)
     console.print(
         f"Events are on {in_use.NAMES[to]} now. From the next start on let HEARBACK_LOG say {to}, or nothing."
+        + (" All processes need HEARBACK_KAFKA_BOOTSTRAP, also those that run." if to == "kafka" else "")
         if moved
         else f"Events are on {in_use.NAMES[to]} already."
     )

@@ -138,17 +138,18 @@ class KafkaLog:
                 (consumer, place): max(0, ends[place] - max(offset, starts[place]))
                 for (consumer, place), offset in committed.items()
             }
-            oldest: dict[TopicPartition, int] = {}
-            for (_, place), count in unread.items():
-                if count:
-                    oldest[place] = min(oldest.get(place, ends[place]), ends[place] - count)
-            times = self._times(oldest)
+            oldest = {(place, ends[place] - count) for (_, place), count in unread.items() if count}
+            times: dict[tuple[TopicPartition, int], float] = {}
+            while oldest:  # of groups that are differently far, one after the other
+                turn = dict(oldest)
+                times |= {(place, turn[place]): at for place, at in self._times(turn).items()}
+                oldest -= set(turn.items())
         now = time.time()
         found: dict[tuple[str, str], tuple[int, float]] = {}
         for (consumer, place), count in unread.items():
             key = consumer, place.topic.removeprefix(self.settings.prefix)
             total, age = found.get(key, (0, 0.0))
-            seconds = max(0.0, now - times.get(place, now)) if count else 0.0
+            seconds = max(0.0, now - times.get((place, ends[place] - count), now)) if count else 0.0
             found[key] = total + count, max(age, seconds)
         return [Lag(consumer, topic, *found[consumer, topic]) for consumer, topic in sorted(found)]
 
@@ -223,7 +224,8 @@ class KafkaLog:
 
     def _forget_offsets(self, admin: KafkaAdminClient, new: Collection[str]) -> None:
         """A topic that is made again begins at 0; how far a group had read the one before says nothing."""
-        for group, offsets in _committed(admin, [self.settings.prefix + name for name in SERVICES]).items():
+        groups = [self.settings.prefix + name for name in SERVICES]
+        for group, offsets in _committed(admin, groups, patience=30.0).items():
             if stale := [place for place in offsets if place.topic in new]:
                 admin.delete_group_offsets(group, stale)
 
@@ -250,6 +252,7 @@ class KafkaLog:
             self._reader = self._reading([], max_partition_fetch_bytes=16_384)
         self._reader.assign(list(oldest))
         for place, offset in oldest.items():
+            self._reader.resume(place)  # it may have been looked at before, and stays paused after that
             self._reader.seek(place, offset)
         until = time.monotonic() + _LOOK_SECONDS
         while len(times) < len(oldest) and time.monotonic() < until:
@@ -269,9 +272,11 @@ def _options(topic: Topic) -> dict[str, Any]:
     }
 
 
-def _committed(admin: KafkaAdminClient, groups: Sequence[str]) -> dict[str, dict[TopicPartition, Any]]:
+def _committed(
+    admin: KafkaAdminClient, groups: Sequence[str], patience: float = REQUEST_MS / 1000
+) -> dict[str, dict[TopicPartition, Any]]:
     """How far the groups are; a group that is not there is nowhere."""
-    until = time.monotonic() + REQUEST_MS / 1000
+    until = time.monotonic() + patience
     while True:
         try:
             found: dict[str, dict[TopicPartition, Any]] = admin.list_group_offsets(dict.fromkeys(groups))

@@ -188,9 +188,9 @@ def linked(text: str) -> Markup:
     return Markup("").join(parts)
 
 
-def preview(text: str) -> str:
-    """The first words of a message, as lists on phones show them: in one line, without addresses."""
-    words = " ".join(_LINK.sub("", text).split())
+def preview(text: str, address: str = "") -> str:
+    """The first words of a message, as lists on phones show them: in one line, `address` for each link."""
+    words = " ".join(_LINK.sub(address, text).split())
     return words if len(words) <= 160 else words[:160].rsplit(" ", 1)[0] + " …"
 
 

@@ -26,6 +26,7 @@ from shared.web import (
     limits,
     nav,
     observe,
+    pressure,
     problems,
     whoami,
 )
@@ -91,6 +92,7 @@ def create_service(
     observer = observe.install(app, here)
     app.before_request(begin_request)
     app.before_request(limits.apply_body_limit)
+    pressure.install(app)
     app.before_request(access.guard)
 
     api = Api(app, spec_kwargs=_spec_options())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flask import request
+from flask import g, request
 
 from shared.web.access import Actor
 from shared.web.service import service
@@ -60,15 +60,24 @@ GEAR = (
 
 def bar(who: Actor | None) -> list[Link]:
     """The entries of the bar for `who`."""
-    return [link for link in BAR if who and who.role in link.roles]
+    return [link for link in BAR if _may(who, link)]
 
 
 def gear(who: Actor | None) -> list[Link]:
     """The entries behind the gear for `who`, log out aside; the mailbox only where it is in use."""
     hidden = () if service().settings.uses_mailbox else ("/mailbox",)
-    return [link for link in GEAR if who and who.role in link.roles and link.href not in hidden]
+    return [link for link in GEAR if _may(who, link) and link.href not in hidden]
 
 
 def may_search(who: Actor | None) -> bool:
     """Whether the search field is shown."""
-    return bool(who and who.role in _WORK)
+    return bool(who and who.role in _WORK) and not _is_new()
+
+
+def _may(who: Actor | None, link: Link) -> bool:
+    return bool(who and who.role in link.roles) and not _is_new()
+
+
+def _is_new() -> bool:
+    """Whether a given password is still to be replaced: until then nothing else opens."""
+    return "session" in g and g.session.must_change

@@ -76,7 +76,7 @@ _TITLES = {
 
 def register(app: Flask) -> None:
     """Makes every error of `app` leave through here."""
-    app.register_error_handler(HearbackError, _hearback)
+    app.register_error_handler(HearbackError, of)
     app.register_error_handler(ValidationError, _validation)
     app.register_error_handler(HTTPException, _http)
     app.register_error_handler(psycopg2.Error, _database)
@@ -144,7 +144,8 @@ def problem(
     return response
 
 
-def _hearback(error: HearbackError) -> Any:
+def of(error: HearbackError) -> Any:
+    """What an error of ours becomes: a page, JSON, or the way to where it is mended."""
     if isinstance(error, access.LogIn) and not wants_json():
         return access.login_redirect()
     if isinstance(error, access.MustChangePassword) and not wants_json():
@@ -184,7 +185,7 @@ def flatten(messages: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _validation(error: ValidationError) -> Any:
-    return _hearback(Invalid(_HTTP[422][2], fields=flatten(error.messages)))
+    return of(Invalid(_HTTP[422][2], fields=flatten(error.messages)))
 
 
 def _http(error: HTTPException) -> Any:
@@ -209,7 +210,7 @@ def _http(error: HTTPException) -> Any:
 
 def _database(error: psycopg2.Error) -> Any:
     if is_transient(error):
-        return _hearback(
+        return of(
             Unavailable("The database does not answer. Nothing was changed; please try again.", retry_after=2)
         )
     return _unexpected(error)

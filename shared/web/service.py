@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg2
 from flask import current_app
+from psycopg2.errors import QueryCanceled
 
 from shared.clock import Clock
 from shared.db import Database, Tx
-from shared.errors import HearbackError
+from shared.errors import HearbackError, Unavailable
 from shared.ids import Ids
 from shared.settings import Settings
+from shared.web import patience
 
 _ambient: ContextVar[tuple[WebDatabase, Tx] | None] = ContextVar("hearback_ambient", default=None)
 _committed: ContextVar[bool] = ContextVar("hearback_committed", default=False)
 
 
+@dataclass
 class WebDatabase(Database):
     """A database whose transactions join the one that spans the request, when there is one.
 
@@ -29,12 +34,37 @@ class WebDatabase(Database):
     keep opening theirs as always, and become savepoints of it.
     """
 
+    statement_timeout: int = int(patience.STATEMENT_SECONDS * 1000)
+
+    def __post_init__(self) -> None:
+        self._connecting = ThreadPoolExecutor(4, "database-connect")
+
+    def _pooled(self) -> psycopg2.extensions.connection:
+        # libpq waits two seconds at the least, and for a frozen server for all five of them.
+        made = self._connecting.submit(super()._pooled)
+        try:
+            return made.result(patience.CONNECT_SECONDS)
+        except FutureTimeout as late:
+            made.add_done_callback(_close)
+            raise psycopg2.OperationalError("no connection in time") from late
+
+    def _begin(self, connection: Any) -> None:
+        staff = patience.for_staff.get()
+        if staff:
+            connection.later.append(
+                f"SET LOCAL statement_timeout = {patience.STAFF_STATEMENT_SECONDS * 1000};"
+                f" SET LOCAL lock_timeout = {self.statement_timeout}".encode()
+            )
+        connection.budget = patience.Budget(
+            connection, patience.STAFF_TRANSACTION_SECONDS if staff else patience.TRANSACTION_SECONDS
+        )
+
     @contextmanager
     def transaction(self) -> Iterator[Tx]:
         """As `Database.transaction`; inside `spanning` a savepoint of the spanning transaction."""
         outer = _ambient.get()
         if outer is None or outer[0] is not self:
-            with super().transaction() as tx:
+            with self.separate() as tx:
                 yield tx
             _committed.set(True)
             return
@@ -52,8 +82,13 @@ class WebDatabase(Database):
     @contextmanager
     def separate(self) -> Iterator[Tx]:
         """A transaction of its own, whatever spans the request (counters, evidence)."""
-        with super().transaction() as tx:
-            yield tx
+        try:
+            with super().transaction() as tx:
+                yield tx
+        except QueryCanceled as error:
+            raise Unavailable(
+                "The database is slow just now. Nothing was changed; please try again.", retry_after=2
+            ) from error
 
     @contextmanager
     def spanning(self) -> Iterator[Tx]:
@@ -65,6 +100,12 @@ class WebDatabase(Database):
             finally:
                 _ambient.reset(token)
         _committed.set(True)
+
+
+def _close(made: Future[psycopg2.extensions.connection]) -> None:
+    """Nobody waits for this connection any more."""
+    if made.exception() is None:
+        made.result().close()
 
 
 def begin_request() -> None:

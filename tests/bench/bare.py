@@ -28,6 +28,7 @@ from jinja2 import DictLoader
 
 from shared.embedded.owner import find_owner
 from shared.embedded.web import die_with_parent, server
+from shared.web.pressure import AT_WORK
 from tests.support.running import ROOT, free_port
 
 _URL = "BENCH_DATABASE_URL"
@@ -167,4 +168,4 @@ def bare(url: str, home: Path) -> Iterator[Bare]:
 
 
 if __name__ == "__main__":
-    server("tests.bench.bare:create", "127.0.0.1", int(sys.argv[1])).serve()
+    server("tests.bench.bare:create", "127.0.0.1", int(sys.argv[1]), AT_WORK).serve()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from shared.db import Row
+from shared.db import Database, Row
 from tests.support.asking import Asking, asking, score_link, task, told_of_a_change, trail_link
 from tests.support.browser import chromium, serving
 from tests.support.postgres import TestPostgres
@@ -259,3 +260,56 @@ def test_did_it_help_is_answered_by_the_first_human_input(
     page.wait_for_timeout(2500)  # the trail is looked at again meanwhile, and followup's word is not here yet
     assert page.get_by_text("You told us that it helped.").count() == 1
     assert len(sent) == 1 and "helped=yes" in sent[0] and "capability=" in sent[0]
+
+
+@contextmanager
+def slow(survey: Asking) -> Iterator[None]:
+    """The table of answers is locked."""
+    other = Database(survey.db.url, survey.clock, survey.db.ids, name="slow")
+    with other.transaction() as tx:
+        tx.execute("LOCK TABLE response IN ACCESS EXCLUSIVE MODE")
+        yield
+    other.close()
+
+
+def test_while_the_database_is_slow_the_page_keeps_the_words_and_tries_again_by_itself(
+    survey: Asking, base: str, open_page: Callable[..., Page], errors: list[str]
+) -> None:
+    message = survey.invited()
+    page = open_page(base + trail_link(message))
+    with slow(survey):
+        page.locator("#comment").fill("Nobody <b>called</b> back")
+        page.locator(".row button[value='2']").click()
+        page.get_by_text("Your answer has not been saved yet.", exact=False).wait_for()
+        assert page.locator("#comment").input_value() == "Nobody <b>called</b> back"
+    page.locator("#said.good").wait_for()
+    row = survey.response()
+    assert (row["score"], row["comment"], row["version"]) == (2, "Nobody <b>called</b> back", 1)
+    errors[:] = [error for error in errors if "503" not in error]  # which the browser notes by itself
+
+
+def test_without_script_a_slow_database_costs_a_press_on_a_button(
+    survey: Asking, base: str, open_page: Callable[..., Page], errors: list[str]
+) -> None:
+    message = survey.invited()
+    page = open_page(base + trail_link(message), java_script_enabled=False)
+    page.locator("#comment").fill('Nobody <b>called</b> back\nfor "weeks"')
+    with slow(survey):
+        page.locator(".row button[value='2']").click()
+        page.get_by_role("heading", name="One moment, please").wait_for()
+        page.get_by_role("button", name="Try again").click()
+        page.get_by_role("heading", name="One moment, please").wait_for()
+        assert page.get_by_label("Your words").input_value() == 'Nobody <b>called</b> back\nfor "weeks"'
+    page.get_by_role("button", name="Try again").click()
+    page.locator("#said.good").wait_for()
+    row = survey.response()
+    assert (row["score"], row["comment"].splitlines(), row["version"]) == (
+        2,
+        ["Nobody <b>called</b> back", 'for "weeks"'],
+        1,
+    )
+    with slow(survey):
+        page.goto(base + trail_link(message))
+        page.get_by_text("We cannot show this page just now.", exact=False).wait_for()
+    page.locator(".row").wait_for()  # which comes by itself
+    errors[:] = [error for error in errors if "503" not in error]

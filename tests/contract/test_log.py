@@ -10,7 +10,7 @@ import pytest
 
 from shared.events.catalog import TOPICS
 from shared.log import Pass, Record, UnknownTopic, in_use
-from tests.contract.conftest import GROUP, KEYS, Bench, first_of, only_embedded
+from tests.contract.conftest import GROUP, KEYS, Bench, first_of, only_embedded, only_kafka
 from tests.contract.conftest import TOPICS as READ
 
 A, B = KEYS[0], KEYS[1]
@@ -43,6 +43,25 @@ def test_lag_counts_unread_records_and_the_age_of_the_oldest(bench: Bench) -> No
     bench.consume()
     assert {lag.unread for lag in bench.log.lag()} == {0}
     assert bench.log.lag("nobody") == []
+
+
+@only_kafka
+def test_the_age_of_a_groups_oldest_record_is_not_that_of_a_slower_group(bench: Bench) -> None:
+    slow = bench.log.source("survey", READ)
+    bench.say(A, 1)
+    bench.flush()
+    first_of(slow, 10)
+    slow.commit()
+    bench.say(A, 2)
+    bench.flush()
+    bench.consume()
+    bench.say(A, 3)
+    bench.flush()
+    bench.log.lag()  # who looks a second time sees the same
+    found = {lag.consumer: lag for lag in bench.log.lag() if lag.topic == "deliveries"}
+    assert (found["survey"].unread, found[GROUP].unread) == (2, 1)
+    slow.close()
+    assert 0 < found[GROUP].seconds < found["survey"].seconds
 
 
 def test_a_topic_that_a_service_has_never_read_is_unread(bench: Bench) -> None:

@@ -100,8 +100,11 @@ def _trial(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A row for each fault and log, of all its experiments; and how to run again what failed."""
     rows: dict[tuple[int, str], dict[str, Any]] = defaultdict(dict)
-    failed = {report.nodeid for report in terminalreporter.stats.get("failed", [])}
-    failed |= {report.nodeid for report in terminalreporter.stats.get("error", [])}
+    failed = {
+        report.nodeid
+        for report in terminalreporter.getreports("failed") + terminalreporter.getreports("error")
+        if "/faults/" in report.nodeid
+    }
     # What is said once a test is over is in the category without a name.
     for report in terminalreporter.getreports("") + terminalreporter.getreports("error"):
         found = dict(report.user_properties).get("trial")

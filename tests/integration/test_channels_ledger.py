@@ -184,3 +184,21 @@ def test_settled_is_settled(db: Database) -> None:
         assert not ledger.uncertain(tx, id, "x")
         assert ledger.give_back(tx, [id], tx.now, None, counted=False) == []
     assert state(db, id) == "refused"
+
+
+def test_after_a_restore_what_was_due_is_uncertain_and_what_is_due_later_waits(
+    db: Database, clock: ManualClock
+) -> None:
+    begun, due = claimed(db), queued(db)
+    later = queued(db, wait=600)
+    clock.advance(timedelta(seconds=300))
+    with db.transaction() as tx:
+        assert ledger.restored(tx) == 2
+        assert ledger.claim(tx, 10, ["invitation"]) == []
+        back, lost = ledger.after_crash(tx, ["invitation"])
+    assert back == [] and {one.id for one in lost} == {begun, due}
+    assert {one.reason for one in lost} == {ledger.RESTORED}
+    assert [state(db, id) for id in (begun, due, later)] == ["uncertain", "uncertain", "queued"]
+    clock.advance(timedelta(seconds=301))
+    with db.transaction() as tx:
+        assert [one.id for one in ledger.claim(tx, 10, ["invitation"])] == [later]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -79,10 +80,13 @@ def test_leads_a_stranger_to_the_login(front: Client) -> None:
     assert "no-store" in reply.headers["Cache-Control"]
 
 
-def test_leads_a_login_that_has_not_arrived_yet_to_a_page_that_waits(
+def test_a_login_that_has_not_arrived_yet_waits_here_and_after_a_minute_in_the_inbox(
     front: Client, settings: Settings, clock: ManualClock
 ) -> None:
-    log_in(front, settings, clock, "lead", known=False)
+    log_in(front, settings, clock, "admin", known=False)
+    waits = front.get("/")
+    assert waits.status_code == 503 and 'http-equiv="refresh"' in waits.text
+    clock.advance(timedelta(minutes=1))
     assert front.get("/").location == "/followup/inbox"
 
 

@@ -372,6 +372,7 @@ def test_links_in_plain_text_end_where_the_sentence_does() -> None:
 
 def test_a_preview_is_one_line_without_addresses() -> None:
     assert preview("How likely?\n0 https://x.example/a\n1 https://x.example/b") == "How likely? 0 1"
+    assert preview("Or tap: https://x.example/a STOP to opt out", "…") == "Or tap: … STOP to opt out"
     assert preview("word " * 100).endswith(" …")
 
 

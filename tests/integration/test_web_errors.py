@@ -94,6 +94,7 @@ def test_programs_get_a_problem_and_people_a_page(
     assert answer.json["detail"] and answer.json["request_id"] == answer.headers["X-Request-Id"]
     page = client.get(f"/survey/{how}", headers={"Accept": "text/html"})
     assert page.status_code == status and page.mimetype == "text/html" and "<h1>" in page.text
+    assert ('http-equiv="refresh"' in page.text) == (status == 503)
     if status == 503:
         assert answer.headers["Retry-After"] == page.headers["Retry-After"] == "2"
 

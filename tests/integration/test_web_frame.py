@@ -27,7 +27,8 @@ PAGE = """
 {% block title %}Customers{% endblock %}
 {% block crumbs %}{{ ui.crumbs([("Customers", "/survey/customers"), ("Ada Byron", none)]) }}{% endblock %}
 {% block heading %}<div><h1>7 customers are waiting, 2 of them overdue</h1><p>Yours.</p></div>
-<div class="actions">{{ ui.link_button("Import customers", "#", "main", icon_name="upload") }}</div>
+<div class="actions">{{ ui.link_button("Import customers", "#", "main", icon_name="upload") }}
+{{ ui.link_button("ada.with.a.long.name@a-company-with-a-long-name.example", "mailto:") }}</div>
 {% endblock %}
 {% block main %}
 {{ ui.tabs([("Waiting (7)", "#", true), ("Done", "#", false)]) }}

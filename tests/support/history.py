@@ -134,7 +134,7 @@ class Asked(Answers):
             company.ensure(tx)
             for one, outcome in zip(self.people, customers.upsert(tx, rows, prints), strict=True):
                 one.id = str(outcome.customer_id)
-            program = programs.create(tx, "Recommend")
+            program = programs.ensure_default(tx)
             run = ask.start(tx, str(program["id"]), {"all": True}, "test")
         with db.transaction() as tx:
             ask.step(tx, str(run["id"]))
@@ -161,7 +161,7 @@ class History(Asked):
 class Traffic:
     """Customers who answer all the time; that one of them had to try again is an error, raised at the end."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: Answers) -> None:
         self.history = history
         self.answered = 0
         self._stop = threading.Event()

@@ -147,15 +147,17 @@ class Running:
 
     def command(self, *words: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         """Runs `hearback WORDS…` to its end, with `env` besides what all processes get."""
-        return subprocess.run(
+        done = subprocess.run(
             [*find_owner(self.settings.home).prefix, sys.executable, "-m", "shared.cli", *words],
             cwd=self.root,
             env=self._environment() | env,
             capture_output=True,
             text=True,
             timeout=PATIENCE,
-            check=check,
+            check=False,
         )
+        assert not check or done.returncode == 0, f"{' '.join(words)}: {done.stdout}{done.stderr}"
+        return done
 
     def wait(self, done: Callable[[], Any], alive: Process | None = None, what: str = "it") -> None:
         """Returns when `done()` is true. Raises when it takes too long or `alive` is not."""

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from shared.db import Database
-from shared.embedded.web import THREADS, WORKERS
+from shared.embedded.web import WORKERS
 from shared.events.catalog import TOPICS
 from shared.events.outbox import SHARDS
+from shared.web.pressure import AT_WORK
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("services/*/README.md")])
@@ -46,7 +47,7 @@ def test_the_architecture_names_files_that_exist() -> None:
 def test_the_page_on_scaling_counts_with_the_real_settings() -> None:
     text = (ROOT / "docs/scaling.md").read_text()
     [pool] = [field.default for field in fields(Database) if field.name == "pool_size"]
-    assert isinstance(pool, int) and (WORKERS, THREADS) == (2, 4)
+    assert isinstance(pool, int) and (WORKERS, AT_WORK) == (2, 4)
     assert f"| web | {WORKERS * pool}: two processes, a pool of {pool} each |" in text
     assert f"max_connections ≥ {WORKERS * pool} · webs + {pool} · (relays + consumers" in text
     assert f"**{max(topic.partitions for topic in TOPICS.values())} consumers**" in text

@@ -101,3 +101,35 @@ def test_knows_a_process_by_its_start_not_its_number_alone(tmp_path: Path) -> No
     for text in (f"{number} {float(began) - 5}", number, "", "nonsense here"):
         path.write_text(text)
         assert processes.noted(tmp_path) == []
+
+
+@pytest.mark.parametrize("step", range(1, 11))
+def test_a_restore_killed_at_any_step_leaves_the_old_state_or_is_finished_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    ready = tmp_path / "restoring"
+    for place, text in ((tmp_path, "old"), (ready / folder.NEW, "new")):
+        (place / "postgres").mkdir(parents=True)
+        (place / "postgres" / "data").write_text(text)
+        for name in ("postgres.json", "secret"):
+            (place / name).write_text(text)
+        (place / "format.json").write_text('{"format": 1}')
+    left, replace = step, Path.replace
+
+    def killed(path: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        folder.put_in(tmp_path, ready, "now")
+    folder.prepare(tmp_path, own_secret=True)
+    texts = {(tmp_path / name).read_text() for name in ("postgres/data", "postgres.json", "secret")}
+    assert texts == {"old" if step == 1 else "new"}
+    aside = tmp_path / "before-restore-now"
+    assert aside.exists() == (step > 1)
+    assert step == 1 or (aside / "postgres" / "data").read_text() == "old"
+    assert not (tmp_path / "restored-now").exists()

@@ -18,8 +18,8 @@ from shared.clock import SystemClock
 from shared.db import Database
 from shared.health_port import PortTaken, health_port
 from shared.ids import SystemIds
-from shared.roles import Health, RoleContext, Worker, every, health, read_report, report_path, together
-from shared.settings import Settings
+from shared.roles import Health, RoleContext, Worker, brief, every, health, read_report, report_path, together
+from shared.settings import BadSettings, Settings
 from tests.support.running import free_port
 
 
@@ -196,3 +196,16 @@ def test_waits_unready_and_says_for_what(context: RoleContext) -> None:
     assert went_on == [True]
     stop.set()
     assert not worker.wait(lambda: "for ever", stop)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BadSettings("Give it an address."), "Give it an address"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (ValueError("not this\nDETAIL: a@b.example"), "ValueError: not this"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_a_failure_is_told_in_one_line_and_ours_as_the_sentence_it_is(error: Exception, said: str) -> None:
+    assert brief(error) == said

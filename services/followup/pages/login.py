@@ -132,7 +132,9 @@ def read_absence(form: dict[str, str]) -> dict[str, Any]:
 def _form(where: str, name: str = "", problem: str | None = None, status: int = 200) -> Any:
     with service().db.transaction() as tx:
         first = people.is_first_login(tx)
-    page = render_template("followup/login.html", next=where, login=name, problem=problem, first=first)
+    page = render_template(
+        "followup/login.html", next=where, login=name, problem=problem, first=first, locked=status == 429
+    )
     return make_response(page, status)
 
 

@@ -124,5 +124,6 @@ def headline(report: Report) -> str:
         return f"{answered:,} {'answer' if answered == 1 else 'answers'}, none of them needed a callback"
     open_ = counts["tasked"] - counts["resolved"]
     if not open_:
-        return f"The loop is closed for all {counts['tasked']:,} who needed a callback"
+        who = f"all {counts['tasked']:,}" if counts["tasked"] > 1 else "the one"
+        return f"The loop is closed for {who} who needed a callback"
     return f"The loop is closed for {counts['resolved']:,} of {counts['tasked']:,} who needed a callback"

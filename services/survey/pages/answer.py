@@ -35,6 +35,7 @@ from shared.ids import is_id
 from shared.web import capability, public, service
 
 bp = Blueprint("answer", __name__)
+standalone.patient(bp)
 log = structlog.get_logger("hearback.answer")
 
 _GESTURES = frozenset({"pointerdown", "touchstart", "keydown", "wheel", "pointermove", "click", "button"})
@@ -74,18 +75,20 @@ def answer(token: str) -> Any:
     try:
         with service().db.transaction() as tx:
             outcome = answers.record_by_token(tx, token, form)
-    except (Gone, Invalid) as error:
+    except Gone:
         if standalone.wants_page():
-            return redirect(f"/a/{token}" + ("?w=choose" if isinstance(error, Invalid) else ""), 303)
+            return redirect(f"/a/{token}", 303)
+        raise
+    except Invalid:
+        if standalone.wants_page():
+            return _again(token, form, "choose", 422)
         raise
     if standalone.wants_page():
-        if outcome.effect != "stale":
-            return redirect(f"/a/{token}?w=saved", 303)
-        # Shown at once rather than redirected to, so that what they wrote is still in the box.
-        with service().db.transaction() as tx:
-            view = _view(tx, queries.page(tx, token), None)
-        typed = form.comment if form.comment and form.comment.strip() else None
-        return standalone.page("customer/answer.html", view | {"notice": "stale", "typed": typed}, 409)
+        return (
+            _again(token, form, "stale", 409)
+            if outcome.effect == "stale"
+            else redirect(f"/a/{token}?w=saved", 303)
+        )
     recorded = outcome.recorded
     # What the script needs to bring the page up to date; the same again for a repeated nonce.
     return jsonify(
@@ -98,6 +101,14 @@ def answer(token: str) -> Any:
         callback=recorded.callback,
         follow=_expects_promise(recorded.score, recorded.callback, outcome.state),
     )
+
+
+def _again(token: str, form: Form, notice: str, status: int) -> Response:
+    """The page shown at once rather than redirected to, so that what they wrote is still in the box."""
+    with service().db.transaction() as tx:
+        view = _view(tx, queries.page(tx, token), None)
+    typed = form.comment if form.comment and form.comment.strip() else None
+    return standalone.page("customer/answer.html", view | {"notice": notice, "typed": typed}, status)
 
 
 @bp.post("/a/<token>/more")

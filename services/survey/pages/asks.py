@@ -66,7 +66,13 @@ def show(run_id: str) -> str:
     with service().db.transaction() as tx:
         row = queries.run(tx, run_id)
         skipped = queries.skipped(tx, run_id)
-    return render_template("survey/ask_run.html", run=row, skipped=skipped, reasons=queries.REASONS)
+    return render_template(
+        "survey/ask_run.html",
+        run=row,
+        skipped=skipped,
+        reasons=queries.REASONS,
+        mailbox=service().settings.uses_mailbox,
+    )
 
 
 @bp.post("/survey/asks/<run_id>/stop")

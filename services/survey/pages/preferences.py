@@ -15,6 +15,7 @@ from services.survey.words import fill, language_of, words
 from shared.web import public, service
 
 bp = Blueprint("preferences", __name__)
+standalone.patient(bp)
 
 _ACTIONS = ("stop_email", "stop_sms", "stop_all", "start_email", "start_sms")
 

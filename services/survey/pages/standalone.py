@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
-from flask import Response, make_response, render_template, request
+from flask import Blueprint, Response, make_response, render_template, request
 
 from services.survey.words import LANGUAGES, language_of, words
-from shared.errors import HearbackError, NotFound, TooMany
-from shared.web import csp_nonce, rate_limit
+from shared.errors import HearbackError, NotFound, TooMany, Unavailable
+from shared.web import csp_nonce, problems, rate_limit
 
 # Whoever tries links has a minute to think after so many that lead nowhere.
 _UNKNOWN, _SECONDS = 30, 60
@@ -33,11 +33,41 @@ def friendly(view: Callable[..., Any]) -> Callable[..., Any]:
                 rate_limit(f"unknown-link:{request.remote_addr}", _UNKNOWN, _SECONDS)
                 raise
         except HearbackError as error:
-            if not wants_page():
+            if not wants_page() or isinstance(error, Unavailable):
                 raise
             return _error(error)
 
     return shown
+
+
+def patient(bp: Blueprint) -> None:
+    """On these pages who comes while we cannot serve gets their own words back, and a button to send them
+    again: with the same nonce, so that it is one answer even when the first one did arrive.
+    """
+
+    @bp.errorhandler(Unavailable)
+    def again(error: Unavailable) -> Any:
+        if not wants_page():
+            return problems.of(error)
+        language = language_of(request.accept_languages.best_match(LANGUAGES))
+        sent = (request.form if request.method == "POST" else request.args).to_dict()
+        response = page(
+            "customer/again.html",
+            _PLAIN
+            | {
+                "language": language,
+                "text": words(language)["answer"],
+                "method": request.method.lower(),
+                "words": sent.pop("comment", None),
+                "sent": sent,
+            },
+            error.status,
+        )
+        response.headers["Retry-After"] = str(error.retry_after or 2)
+        return response
+
+
+_PLAIN = {"colour": "#1f5fbf", "on_colour": "#ffffff"}
 
 
 def _error(error: HearbackError) -> Response:
@@ -46,13 +76,7 @@ def _error(error: HearbackError) -> Response:
     said = words(language)["answer"]
     response = page(
         "customer/message.html",
-        {
-            "language": language,
-            "title": said[f"{kind}_title"],
-            "text": said[kind],
-            "colour": "#1f5fbf",
-            "on_colour": "#ffffff",
-        },
+        _PLAIN | {"language": language, "title": said[f"{kind}_title"], "text": said[kind]},
         error.status,
     )
     if error.retry_after is not None:
@@ -70,4 +94,4 @@ def wants_page() -> bool:
 
 def notice_of(text: str | None) -> str:
     """The note a redirect asked to show; anything else shows none."""
-    return text if text in ("saved", "stale", "choose", "stop", "stop_all", "start", "on_its_way") else ""
+    return text if text in ("saved", "stop", "stop_all", "start", "on_its_way") else ""

@@ -13,6 +13,12 @@ PAGE = 60
 
 Entry = dict[str, Any]
 
+# What comes after what of one instant: a message leaves and is settled in one, a call reaches and resolves.
+_ORDER = (
+    "created skip invitation click text answer task_opened task_escalated task_tried task_reached"
+    " task_resolved task_withdrawn notice notice_skipped delivery helped complaint opt_out"
+).split()
+
 _SOURCES = {
     "invitation": """SELECT i.id, i.state, i.channel, i.touchpoint, i.test, i.sent_at, i.created_at,
             p.id AS program_id, p.name AS program, coalesce(i.sent_at, i.created_at) AS at, i.expires_at
@@ -27,8 +33,12 @@ _SOURCES = {
         JOIN invitation i ON i.id = r.invitation_id JOIN program p ON p.id = i.program_id
         WHERE r.customer_id = %(id)s""",
     "delivery": """SELECT d.id, d.kind AS kind_of, d.channel, d.state, d.reason, d.ref_id,
-            coalesce(d.settled_at, d.handed_at, d.claimed_at, d.created_at) AS at
-        FROM delivery d WHERE d.customer_id = %(id)s
+            -- A notice is sent by followup's clock; what became of it cannot come before.
+            greatest(coalesce(d.settled_at, d.handed_at, d.claimed_at, d.created_at),
+                (n.data->>'sent_at')::timestamptz) AS at
+        FROM delivery d LEFT JOIN notice_replica n
+            ON n.customer_id = d.customer_id AND n.data->>'delivery_id' = d.id::text
+        WHERE d.customer_id = %(id)s
             AND d.state IN ('delivered', 'bounced', 'failed', 'uncertain', 'refused')""",
     "complaint": """SELECT d.id, d.kind AS kind_of, d.channel, (d.data->>'complained_at')::timestamptz AS at
         FROM delivery d WHERE d.customer_id = %(id)s AND d.data ? 'complained_at'""",
@@ -55,7 +65,9 @@ def story(
         )
         entries += [{"kind": kind, **row} for row in rows]
     entries += [entry for entry in _replicas(tx, customer) if before is None or entry["at"] < before]
-    entries.sort(key=lambda entry: (entry["at"], entry.get("version", 0)), reverse=True)
+    entries.sort(
+        key=lambda entry: (entry["at"], _ORDER.index(entry["kind"]), entry.get("version", 0)), reverse=True
+    )
     if len(entries) <= PAGE:
         return entries, None
     cut: datetime = entries[PAGE]["at"]

@@ -107,10 +107,19 @@ def test_the_same_answer_again_makes_no_new_version(survey: Asking) -> None:
 
 def test_words_without_a_score_ask_for_the_score(survey: Asking) -> None:
     path = trail_link(survey.invited())
-    reply = survey.submit(path, comment="hello")
-    assert "choose a number first" in survey.page(reply.headers["Location"]).text
+    assert survey.submit(path, comment="hello").status_code == 422
     assert survey.submit(path, comment="hello", json=True).status_code == 422
     assert survey.all("SELECT * FROM response") == []
+
+
+def test_words_sent_without_a_score_are_still_in_the_box_and_go_with_it(survey: Asking) -> None:
+    message = survey.invited()
+    path = trail_link(message)
+    reply = survey.submit(path, comment="Slow & rude")
+    assert reply.status_code == 422 and "Please choose a number first." in reply.text
+    assert ">Slow &amp; rude</textarea>" in reply.text
+    survey.submit(path, page=reply.text, comment="Slow & rude", score="3")
+    assert (survey.response()["score"], survey.response()["comment"]) == (3, "Slow & rude")
 
 
 def test_several_scores_of_one_mail_within_seconds_are_quarantined(survey: Asking) -> None:

@@ -27,7 +27,7 @@ def test_every_page_is_there_and_says_what_it_is_for(survey: Asking) -> None:
     program = survey.program["id"]
     pages = {
         "/survey/programs": "1 program can ask",
-        f"/survey/programs/{program}": "Recommend would reach 0 customers now",
+        f"/survey/programs/{program}": "“Recommend” would reach 0 customers now",
         f"/survey/programs/{program}?language=de": "Eine Frage von Example Ltd",
         f"/survey/programs/{program}/ask": "Nobody will be asked",
         f"/survey/programs/{program}/ask?look=1&who=account": "the field for your choice is empty",
@@ -176,4 +176,5 @@ def test_asking_on_the_terminal(survey: Asking, monkeypatch: pytest.MonkeyPatch)
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["asked"] == 1
     assert len(survey.send()) == 1
-    assert CliRunner().invoke(ask_command, ["nothing", "--all"]).exit_code != 0
+    wrong = CliRunner().invoke(ask_command, ["nothing", "--all"])
+    assert str(wrong.exception) == "There is no program 'nothing'. There are: Recommend."

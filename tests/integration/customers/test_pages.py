@@ -49,6 +49,26 @@ def task(survey: Survey, customer: dict[str, Any], owner: str | None, **more: An
     return task_id
 
 
+def notice(survey: Survey, customer: dict[str, Any], change_id: str, **more: Any) -> None:
+    """A notice of followup's as its event tells it."""
+    at = survey.clock.now().isoformat().replace("+00:00", "Z")
+    data = {
+        "notice_id": str(uuid.uuid4()),
+        "change_id": change_id,
+        "customer_id": customer["id"],
+        "response_id": None,
+        "channel": "email",
+        "delivery_id": None,
+        "quote": None,
+        "sent_at": at,
+        "reason": None,
+        "helped": None,
+        "helped_at": None,
+        "at": at,
+    }
+    survey.apply("notice.sent", "notices", customer["id"], 1, {**data, **more})
+
+
 def test_an_agent_sees_customers_of_their_accounts_and_tasks_and_404_elsewhere(survey: Survey) -> None:
     survey.import_(
         "id,name,account,account manager\n1,Mine,ACME,me@us.example\n2,Tasked,Other,\n3,Unowned,Third,\n"
@@ -153,7 +173,7 @@ def test_the_whole_story_is_told_in_both_directions(survey: Survey) -> None:
         contacted_at=at,
         first_contact_at=at,
     )
-    change, notice = str(uuid.uuid4()), str(uuid.uuid4())
+    change = str(uuid.uuid4())
     survey.apply(
         "change.published",
         "changes",
@@ -172,26 +192,7 @@ def test_the_whole_story_is_told_in_both_directions(survey: Survey) -> None:
             "withdrawn_at": None,
         },
     )
-    survey.apply(
-        "notice.sent",
-        "notices",
-        customer["id"],
-        1,
-        {
-            "notice_id": notice,
-            "change_id": change,
-            "customer_id": customer["id"],
-            "response_id": None,
-            "channel": "email",
-            "delivery_id": None,
-            "quote": "Too <slow>",
-            "sent_at": at,
-            "reason": None,
-            "helped": True,
-            "helped_at": at,
-            "at": at,
-        },
-    )
+    notice(survey, customer, change, quote="Too <slow>", helped=True, helped_at=at)
     lead = survey.browser("lead")
     assert (
         lead.post(
@@ -218,7 +219,9 @@ def test_the_whole_story_is_told_in_both_directions(survey: Survey) -> None:
         "they do not want messages from us",
     ):
         assert text in page, text
-    assert page.index("talked to them") < page.index("Changed their mind") < page.index("Became known to us")
+    told = ("” helped", "Told by mail", "Resolved", "talked to them", "is to call", "Changed their mind")
+    places = [page.index(text) for text in (*told, "Became known to us")]
+    assert places == sorted(places)
     assert (
         lead.post(
             f"/survey/customers/{customer['id']}/messages", {"channel": "email", "do": "start"}
@@ -226,6 +229,30 @@ def test_the_whole_story_is_told_in_both_directions(survey: Survey) -> None:
         == 303
     )
     assert survey.customer(external_id="1")["email_opt_out_at"] is None
+
+
+def test_a_message_arrives_after_it_was_sent_though_both_are_of_one_instant(survey: Survey) -> None:
+    survey.import_("id,name,email\n1,Ann,ann@example.com\n")
+    with survey.db.transaction() as tx:
+        program = programs.ensure_default(tx)
+        ask.step(tx, str(ask.start(tx, str(program["id"]), {"customers": ["1"]}, "me")["id"]))
+        tx.execute("UPDATE invitation SET state = 'sent', sent_at = %s", (tx.now,))
+        tx.execute("UPDATE delivery SET state = 'delivered', settled_at = %s", (tx.now,))
+    page = survey.browser("lead").get(f"/survey/customers/{survey.customer(external_id='1')['id']}").text
+    assert page.index("The question arrived by mail") < page.index("Asked by mail")
+
+
+def test_news_arrives_after_it_was_told_though_the_sender_noted_it_later(survey: Survey) -> None:
+    survey.import_("id,name,email\n1,Ann,ann@example.com\n")
+    customer = survey.customer(external_id="1")
+    with survey.db.transaction() as tx:
+        program = programs.ensure_default(tx)
+        ask.step(tx, str(ask.start(tx, str(program["id"]), {"customers": ["1"]}, "me")["id"]))
+        tx.execute("UPDATE delivery SET kind = 'notice', state = 'delivered', settled_at = %s", (tx.now,))
+        delivery, later = str(tx.value("SELECT id FROM delivery")), tx.now + timedelta(milliseconds=20)
+    notice(survey, customer, str(uuid.uuid4()), delivery_id=delivery, sent_at=later.isoformat())
+    page = survey.browser("lead").get(f"/survey/customers/{customer['id']}").text
+    assert page.index("The news arrived by mail") < page.index("Told by mail what changed")
 
 
 def test_a_long_story_is_paged(survey: Survey) -> None:

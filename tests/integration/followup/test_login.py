@@ -23,6 +23,8 @@ def test_first_start_makes_one_administrator_who_must_say_who_they_are(followup:
     assert reply.headers["Location"] == "/followup/password"
     # Nothing else can be used before.
     assert browser.get("/followup/staff").headers["Location"] == "/followup/password"
+    page = browser.get("/followup/password").text
+    assert "Log out" in page and not any(link in page for link in ('"/followup/inbox"', '"/survey/search"'))
     form = {
         "current": password,
         "new": PASSWORD,
@@ -33,7 +35,7 @@ def test_first_start_makes_one_administrator_who_must_say_who_they_are(followup:
     wrong = browser.post("/followup/password", {**form, "email": ""})
     assert wrong.status_code == 422 and "not an e-mail address" in wrong.text
     assert browser.post("/followup/password", form).status_code == 303
-    assert browser.get("/followup/staff").status_code == 200
+    assert 'href="/followup/inbox"' in browser.get("/followup/staff").text
     row = followup.one("SELECT * FROM staff")
     assert (row["email"], row["name"], row["role"]) == ("ada@acme.example", "Ada", "admin")
     assert [e["data"]["email"] for e in followup.published("staff.changed")] == ["admin", "ada@acme.example"]
@@ -64,6 +66,7 @@ def test_guessing_is_stopped_for_a_while_and_the_right_password_clears_the_count
         assert other.log_in("ann@acme.example", "wrong").status_code == 401
     refused = other.log_in("ann@acme.example")
     assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 0
+    assert "Try again in 15 minutes" in refused.text and "Capital letters" not in refused.text
     followup.clock.advance(timedelta(minutes=16))
     assert other.log_in("ann@acme.example").status_code == 303
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from services.followup import rebuild
-from services.followup.commands import attempts, keys
+from services.followup.commands import attempts, keys, locks
 from services.followup.domain.by import By
 from shared.events.envelope import Event
 from tests.support.followup import Followup, account, new_id
@@ -58,6 +60,26 @@ def test_a_revision_while_replicas_are_empty_withdraws_nothing_it_cannot_judge(f
         rebuild.clear(tx)
     followup.apply(followup.response(carla, 9, account=globex, response_id=answer))
     assert followup.tasks()[0]["state"] == "open"
+
+
+def test_telling_tasks_again_and_a_consumer_never_wait_in_a_ring(followup: Followup) -> None:
+    accounts = [account("Globex"), account("Initech")]
+    for one in accounts:
+        followup.apply(followup.response(new_id(), 2, account=one))
+    first, second = sorted(task["id"] for task in followup.tasks())
+    lock_task = "SELECT 1 FROM task WHERE id = %s FOR NO KEY UPDATE"
+    with ThreadPoolExecutor(1) as pool:
+        with followup.db.transaction() as tx:  # a consumer's batch: its subjects, then task after task
+            locks.lock(tx, [one["id"] for one in accounts], [])
+            tx.all(lock_task, (second,))
+            told = pool.submit(rebuild.republish, followup.db, ["tasks"])
+            while not followup.all(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock'"
+            ):
+                assert not told.done()
+            tx.all(lock_task, (first,))
+        assert told.result(10) == 2
 
 
 def test_everything_owned_is_published_with_the_same_ids(followup: Followup) -> None:

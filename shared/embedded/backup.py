@@ -1,0 +1,307 @@
+"""Backups of an embedded installation: one consistent point of all databases, and the secret, read back.
+
+A backup is a folder that is whole or not there: PostgreSQL's base backup, recovered to its point and
+stopped, beside the files that lie with it in the data folder, and `backup.json` with a digest of each file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg2
+import psycopg2.extensions
+
+from shared.clock import SystemClock
+from shared.db import Database
+from shared.embedded.files import write_private
+from shared.embedded.home import FORMAT_FILE, check_format
+from shared.embedded.installation import Progress
+from shared.embedded.owner import CannotRunHere, check_reach, find_owner
+from shared.embedded.postgres import Postgres, major
+from shared.errors import HearbackError
+from shared.ids import SystemIds
+from shared.log import in_use
+from shared.migrate import NewerDatabase, head, version
+from shared.presence import program_version
+from shared.settings import DATABASES, POSTGRES_FILE, SECRET_FILE, SERVICES, Settings
+
+FORMAT = 1
+DESCRIPTION = "backup.json"
+# Room that is left for what is written while the copy is made, and by its recovery.
+SPARE = 200 * 2**20
+
+
+class NoBackup(HearbackError):
+    """The folder holds no backup, or not all of one any more."""
+
+    slug = "no-backup"
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What `backup.json` says. All that was acknowledged before `began_at` is there, nothing from after
+    `ended_at` (RFC 3339). `tables` are the databases' migrations, `files` the SHA-256 of each file."""
+
+    format: int
+    began_at: str
+    ended_at: str
+    program: str
+    postgres: str
+    tables: Mapping[str, str]
+    answers: int
+    files: Mapping[str, str]
+
+
+def make(settings: Settings, target: Path, progress: Progress) -> Backup:
+    """Backs the running installation up into the new folder `target`, and reads the copy back.
+
+    Raises a `HearbackError` that says what is wrong; then `target` is not there.
+    """
+    home = settings.home
+    check_format(home)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CannotRunHere(f"{target} is there already and is not empty: choose a new folder.")
+    if home == target or home in target.parents:
+        raise CannotRunHere(
+            f"{target} lies in the data folder, and would be lost with it: choose another place."
+        )
+    owner = find_owner(home)
+    running = Postgres(home, owner)
+    check_running(running, settings)
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    try:
+        unfinished.mkdir(mode=0o700, parents=True)
+        owner.own(unfinished)
+    except FileExistsError:
+        raise CannotRunHere(
+            f"{unfinished} is there: another backup is being made, or one was broken off. Then remove it."
+        ) from None
+    except OSError as error:
+        raise CannotRunHere(
+            f"{unfinished} cannot be made: {(error.strerror or str(error)).lower()}."
+        ) from error
+    try:
+        check_reach(owner, unfinished)
+        made = _copy(settings, running, Postgres(unfinished, owner), progress)
+        unfinished.replace(target)
+    except OSError as error:
+        raise CannotRunHere(f"The backup could not be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return made
+
+
+def check_running(running: Postgres, settings: Settings) -> None:
+    """Raises `CannotRunHere` unless all databases and the log are in this server, and it runs."""
+    running.load()
+    if any(
+        not url.endswith(f"@127.0.0.1:{running.port}/{name}") for name, url in settings.database_urls.items()
+    ):
+        raise CannotRunHere(
+            "Not all databases are this installation's own (HEARBACK_…_DATABASE_URL is set), so they have no "
+            "common point: back them up with their server's programs; see docs/operations.md."
+        )
+    try:
+        running.connect().close()
+    except psycopg2.OperationalError as error:
+        raise CannotRunHere(
+            f"PostgreSQL does not run in {running.home}: start everything with `hearback up`; a backup is "
+            "taken while it works."
+        ) from error
+    for service in SERVICES:
+        db = in_use.service_database(settings, service)
+        try:
+            with db.transaction() as tx:
+                found = in_use.read(tx)
+        finally:
+            db.close()
+        if found is not None and (found.log != "embedded" or found.moving_to):
+            raise CannotRunHere(
+                "The events are on Kafka, or on their way to or from it, and no common point with it can be "
+                "kept. Either move them first (`hearback log move --to embedded`), or back up the databases "
+                "as docs/operations.md says for containers."
+            )
+
+
+def _copy(settings: Settings, running: Postgres, copy: Postgres, progress: Progress) -> Backup:
+    """Fills the folder of `copy`."""
+    size, reached = _size_and_position(running)
+    free = shutil.disk_usage(copy.home).free
+    if free < size + SPARE:
+        raise CannotRunHere(
+            f"There is no room for the backup: it takes about {(size + SPARE) // 2**20} MB, and "
+            f"{copy.home.parent} has {free // 2**20} MB free."
+        )
+    began = _now()
+    with progress.step("Copying the databases"):
+        running.tool(
+            "pg_basebackup", "-D", str(copy.data), "--wal-method=stream", "--checkpoint=fast",
+            "--manifest-checksums=SHA256",
+        )  # fmt: skip
+    ended = _now()
+    with progress.step("Checking each file"):
+        _check_manifest(copy.data)
+    for name, text in (
+        (POSTGRES_FILE, (running.home / POSTGRES_FILE).read_text()),
+        (SECRET_FILE, settings.secret + "\n"),
+        (FORMAT_FILE, (running.home / FORMAT_FILE).read_text()),
+    ):
+        write_private(copy.home / name, text)
+        copy.owner.own(copy.home / name)
+    with progress.step("Reading every database back"), started(copy):
+        _check_position(copy, reached)
+        for name in DATABASES:
+            copy.tool("pg_dump", "--file=/dev/null", name)
+        answers = _recount(copy, progress)
+        tables = {name: version(name, copy.url(name)) or "" for name in DATABASES}
+    with progress.step("Noting what each file is"):
+        made = Backup(
+            FORMAT,
+            began,
+            ended,
+            program_version(),
+            (copy.data / "PG_VERSION").read_text().strip(),
+            tables,
+            answers,
+            digests(copy.home),
+        )
+        write_private(copy.home / DESCRIPTION, json.dumps(asdict(made), indent=1) + "\n")
+        copy.owner.own(copy.home / DESCRIPTION)
+    return made
+
+
+@contextmanager
+def started(copy: Postgres) -> Iterator[None]:
+    """The server of a copied data folder, on a port of its own, during the block; then stopped cleanly."""
+    copy.initialise()
+    copy.start(600, die_with_us=True)
+    try:
+        yield
+    finally:
+        copy.stop()
+        (copy.home / "postgres.log").unlink(missing_ok=True)
+
+
+def _size_and_position(running: Postgres) -> tuple[int, str]:
+    """How many bytes a copy takes, and how far the write-ahead log has come."""
+    connection = running.connect()
+    try:
+        with connection.cursor() as cur:
+            cur.execute(
+                "SELECT (SELECT sum(pg_database_size(oid)) FROM pg_database)::bigint"
+                " + (SELECT sum(size) FROM pg_ls_waldir())::bigint, pg_current_wal_flush_lsn()::text"
+            )
+            size, position = cur.fetchall()[0]
+            return int(size), str(position)
+    finally:
+        connection.close()
+
+
+def _check_position(copy: Postgres, reached: str) -> None:
+    connection = copy.connect()
+    try:
+        with connection.cursor() as cur:
+            cur.execute("SELECT pg_current_wal_insert_lsn() >= %s::pg_lsn", (reached,))
+            if cur.fetchone() != (True,):
+                raise NoBackup(
+                    "The copy does not hold all that was there when it was begun; nothing was kept."
+                )
+    finally:
+        connection.close()
+
+
+def _check_manifest(data: Path) -> None:
+    """Compares the copy with what PostgreSQL says it sent. Raises `NoBackup`."""
+    manifest = data / "backup_manifest"
+    for file in json.loads(manifest.read_text())["Files"]:
+        path = data / (file["Path"] if "Path" in file else bytes.fromhex(file["Encoded-Path"]).decode())
+        if _digest(path) != file["Checksum"]:
+            raise NoBackup(f"{path.name} did not arrive as it was sent; nothing was kept.")
+    manifest.unlink()
+
+
+def _recount(copy: Postgres, progress: Progress) -> int:
+    """How many answers survey has in the copy; says so when reporting's figures are no recount."""
+    recount = importlib.import_module("services.reporting.queries.recount").recount
+    with opened(copy, "reporting") as db, db.transaction() as tx:
+        if not recount(tx).equal:
+            progress.note(
+                "Figures differ from a recount, here and in the backup: run `hearback rebuild reporting`."
+            )
+    with opened(copy, "survey") as db, db.transaction() as tx:
+        return int(tx.value("SELECT count(*) FROM response"))
+
+
+@contextmanager
+def opened(server: Postgres, name: str) -> Iterator[Database]:
+    """A database of `server`."""
+    db = Database(server.url(name), SystemClock(), SystemIds(), name="backup", pool_size=1)
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def read(source: Path, progress: Progress) -> Backup:
+    """What the backup in `source` holds, every file looked at. Raises `NoBackup`, or `CannotRunHere` and
+    `NewerDatabase` when it does not fit this program."""
+    try:
+        known = json.loads((source / DESCRIPTION).read_text())
+        found = Backup(**known) if known["format"] <= FORMAT else None
+    except OSError as error:
+        raise NoBackup(f"{source} holds no backup: {DESCRIPTION}: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise NoBackup(f"{source / DESCRIPTION} is damaged.") from error
+    if found is None:
+        raise CannotRunHere(
+            f"The backup in {source} was made by a newer version of Hearback: restore it with that."
+        )
+    ours = major()
+    if found.postgres != ours:
+        raise CannotRunHere(
+            f"The backup in {source} is of PostgreSQL {found.postgres}, and this program has {ours}: "
+            f"restore it with Hearback {found.program}, which made it."
+        )
+    for name, there in found.tables.items():
+        if there > head(name):
+            raise NewerDatabase(
+                f"The backup in {source} has tables of a newer version ({name} at {there}, this program "
+                f"knows {head(name)}): restore it with Hearback {found.program}, which made it."
+            )
+    with progress.step("Checking each file of the backup"):
+        present = digests(source)
+        for name, digest in found.files.items():
+            if present.get(name) != digest:
+                raise NoBackup(
+                    f"{source / name} is {'damaged' if name in present else 'gone'}: take another backup."
+                )
+    return found
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file in `folder`, by its path in there, but not of the description."""
+    found = {}
+    for place, _, names in sorted(os.walk(folder)):
+        for name in sorted(names):
+            path = Path(place) / name
+            if path != folder / DESCRIPTION:
+                found[str(path.relative_to(folder))] = _digest(path)
+    return found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

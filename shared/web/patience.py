@@ -1,0 +1,90 @@
+"""How long a request's transactions may keep it waiting for the database."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+STATEMENT_SECONDS = 1.4
+"""What the server is told to allow a statement for a customer, a provider or another service."""
+TRANSACTION_SECONDS = 1.6
+"""What a transaction for them may wait for the server in all; then its connection is closed."""
+CONNECT_SECONDS = 1.5
+"""How long a connection is waited for."""
+STAFF_STATEMENT_SECONDS = 30
+"""Staff's lists and figures may take longer; but for a lock they wait no longer than customers."""
+STAFF_TRANSACTION_SECONDS = 150
+
+for_staff: ContextVar[bool] = ContextVar("hearback_for_staff", default=False)
+"""Whether the present request is staff's, or an API key's."""
+
+
+class Watch:
+    """Closes connections that still wait for the server when their time is over.
+
+    A server that is frozen, or out of reach, keeps no time-out of its own, and libpq waits without end.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._until: dict[int, tuple[float, Any]] = {}
+        self._process = 0
+
+    def begin(self, connection: Any, seconds: float) -> None:
+        """From now on `connection` has so long."""
+        with self._changed:
+            self._until[id(connection)] = (time.monotonic() + seconds, connection)
+            if self._process != os.getpid():  # a fork has no threads
+                self._process = os.getpid()
+                threading.Thread(target=self._run, name="database-watch", daemon=True).start()
+            elif len(self._until) == 1:
+                self._changed.notify()
+
+    def end(self, connection: Any) -> None:
+        """The server has answered."""
+        with self._changed:
+            self._until.pop(id(connection), None)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._until:
+                    self._changed.wait()
+                now = time.monotonic()
+                for key, (until, connection) in list(self._until.items()):
+                    if until <= now:
+                        del self._until[key]
+                        _hang_up(connection)
+            time.sleep(0.1)
+
+
+_watch = Watch()
+
+
+class Budget:
+    """What one transaction may still wait for the server; time spent elsewhere does not count."""
+
+    def __init__(self, connection: Any, seconds: float) -> None:
+        self.connection, self.left = connection, seconds
+
+    @contextlib.contextmanager
+    def spend(self) -> Iterator[None]:
+        """The server works within; when it takes too long this fails as if it had gone away."""
+        began = time.monotonic()
+        _watch.begin(self.connection, max(self.left, 0.1))
+        try:
+            yield
+        finally:
+            _watch.end(self.connection)
+            self.left -= time.monotonic() - began
+
+
+def _hang_up(connection: Any) -> None:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)

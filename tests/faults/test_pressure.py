@@ -1,0 +1,84 @@
+"""A slow database: who asks is told within two seconds, nothing queues without end, and nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+import urllib3
+
+from tests.faults.conftest import history_on
+from tests.support.checker import check
+from tests.support.history import History
+from tests.support.postgres import TestPostgres
+
+CLIENTS = 50
+# Two seconds, and what a busy machine with fifty clients adds.
+BOUND = 2.0 + 2.0
+
+
+@pytest.fixture(scope="module")
+def history(postgres: TestPostgres) -> Iterator[History]:
+    with history_on(postgres, 1, "embedded") as made:
+        yield made
+
+
+@contextlib.contextmanager
+def locked(history: History, postgres: TestPostgres) -> Iterator[None]:
+    """Somebody has locked the table of answers, and takes their time."""
+    with history.running.db("survey").transaction() as tx:
+        tx.execute("LOCK TABLE response IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@contextlib.contextmanager
+def frozen(history: History, postgres: TestPostgres) -> Iterator[None]:
+    """PostgreSQL stands still: it keeps its connections, accepts more, and says nothing."""
+    connection = history.running.db("survey").connect()
+    postmaster = psutil.Process(connection.info.backend_pid).parent()
+    connection.close()
+    assert postmaster is not None
+    processes = [postmaster, *postmaster.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a connection that was being made
+                process.resume()
+
+
+@pytest.mark.parametrize("slow", [locked, frozen])
+def test_fault_15_fifty_clients_of_a_slow_database_are_told_so_in_two_seconds(
+    history: History,
+    postgres: TestPostgres,
+    slow: Callable[[History, TestPostgres], contextlib.AbstractContextManager[None]],
+) -> None:
+    http = urllib3.PoolManager(maxsize=CLIENTS, timeout=30, retries=False)
+    history.answer_all(revise=0)
+    people = (history.people * 2)[:CLIENTS]
+
+    def try_to_answer(number: int) -> tuple[int, str | None, float]:
+        began = time.monotonic()
+        reply = http.request(
+            "POST",
+            f"{history.running.url}/a/{people[number].token}",
+            fields={"nonce": f"a-nonce-of-{number}", "seen": str(people[number].version), "score": "3"},
+            encode_multipart=False,
+            headers={"Accept": "application/json"},
+        )
+        return reply.status, reply.headers.get("Retry-After"), time.monotonic() - began
+
+    with slow(history, postgres), ThreadPoolExecutor(CLIENTS) as pool:
+        for _ in range(2):
+            replies = list(pool.map(try_to_answer, range(CLIENTS)))
+            assert {(status, after) for status, after, _ in replies} == {(503, "2")}, replies
+            assert max(seconds for _, _, seconds in replies) < BOUND, sorted(replies, key=lambda one: one[2])
+    history.answer_all()
+    history.running.settle()
+    check(history)
