@@ -39,7 +39,7 @@ from tests.support.reporting_play import (
 )
 
 CUSTOMERS = 8
-EXAMPLES = 12
+EXAMPLES = 8
 
 _FOLLOWUP = {
     "company": "SELECT * FROM company",
