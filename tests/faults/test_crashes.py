@@ -9,7 +9,7 @@ import pytest
 
 from shared.events import parking
 from shared.log import Pass, Record
-from tests.support.checker import check
+from tests.support.checker import check, sent_twice
 from tests.support.history import History
 
 
@@ -36,7 +36,7 @@ def test_fault_01_web_dies_after_its_commit_before_the_reply(history: History) -
     ],
 )
 def test_relay_dies(history: History, point: str) -> None:
-    twice = _sent_twice(history)
+    twice = sent_twice(history)
     history.cast.relay.stop()
     history.answer_all()
     history.running.wait_crash(history.cast.relay_again(crash_at=point))
@@ -47,7 +47,7 @@ def test_relay_dies(history: History, point: str) -> None:
     there = {"relay.after_flush"} | (
         {"relay.mid_batch"} if history.running.settings.log == "kafka" else set()
     )
-    assert (_sent_twice(history) > twice) == (point in there)
+    assert (sent_twice(history) > twice) == (point in there)
 
 
 @pytest.mark.parametrize("service", ["followup", "reporting"])
@@ -93,10 +93,3 @@ def test_fault_22_what_a_newer_version_says_is_carried_or_noted_and_stops_nobody
         name = tx.value("SELECT name FROM customer WHERE id = %s", (customer.key,))
     assert name == "Of the Next Version"
     check(history)
-
-
-def _sent_twice(history: History) -> int:
-    log = history.running.log()
-    events = [entry.headers["id"] for entry in log.tail("responses", 1_000_000)]
-    log.close()
-    return len(events) - len(set(events))
