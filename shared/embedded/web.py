@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import multiprocessing.util
 import os
+import signal
 import sys
 import threading
 import time
@@ -25,6 +26,8 @@ from shared.settings import DATABASES, SERVICES, load
 # to who finds no place when it is slow. They are started when they are needed.
 WORKERS, THREADS = 2, 32
 _MOUNTED = "HEARBACK_MOUNTED"
+_server: MPServer | None = None
+_asked_to_end = False
 
 
 def serve(services: Sequence[str], *, name: str = "web") -> None:
@@ -43,7 +46,8 @@ def server(factory: str, host: str, port: int, threads: int = THREADS) -> MPServ
     """The server for the app that `factory` ("module:function") makes in each forked worker."""
     if multiprocessing.get_start_method(allow_none=True) is None:
         multiprocessing.set_start_method("fork")
-    return MPServer(
+    global _server
+    _server = MPServer(
         factory,
         factory=True,
         interface=Interfaces.WSGI,
@@ -60,10 +64,12 @@ def server(factory: str, host: str, port: int, threads: int = THREADS) -> MPServ
         # Its lines go the way of all others.
         log_dictconfig={"loggers": {"_granian": {"handlers": [], "propagate": True}}},
     )
+    return _server
 
 
 def create() -> object:
     """What each forked worker serves."""
+    hear_while_starting()
     die_with_parent()
     services = [name for name in os.environ.get(_MOUNTED, "").split(",") if name] or SERVICES
     settings = load(databases=databases(services))
@@ -82,12 +88,36 @@ def databases(services: Sequence[str]) -> list[str]:
     return ["log" if name == MAILBOX else name for name in services]
 
 
+def hear_while_starting() -> None:
+    """Notes that this worker is asked to end before it serves; it is asked again until it listens.
+
+    Until granian listens to signals in it, a forked worker has its parent's handler, which notes them for the
+    parent's loop: the worker would come up, serve while all else has stopped, and be killed amid requests.
+    """
+    global _asked_to_end
+
+    def note(*_: object) -> None:
+        global _asked_to_end
+        _asked_to_end = True  # nothing that could meet itself, and no exception: it may be swallowed
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    _asked_to_end = _server is not None and _server.interrupt_signal
+
+
 def die_with_parent() -> None:
-    """Ends this worker when its parent is gone (killed): the next parent needs the port for itself."""
+    """Ends this worker when its parent is gone (killed): the next parent needs the port for itself.
+
+    While the parent is there, hands on what `hear_while_starting` has noted.
+    """
     parent = os.getppid()
 
     def watch() -> None:
+        global _asked_to_end
         while os.getppid() == parent:
+            if _asked_to_end:
+                _asked_to_end = False
+                os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.5)
         logging.getLogger("hearback.web").error("the parent process is gone, ending")
         os._exit(1)

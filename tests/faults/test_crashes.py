@@ -11,7 +11,7 @@ from services.followup import handlers as followup
 from services.reporting import handlers as reporting
 from shared.events import parking
 from shared.log import Pass, Record
-from tests.support.checker import check
+from tests.support.checker import check, sent_twice
 from tests.support.given import from_zero
 from tests.support.history import History
 
@@ -44,7 +44,7 @@ def test_fault_01_web_dies_after_its_commit_before_the_reply(history: History) -
     ],
 )
 def test_relay_dies(history: History, point: str) -> None:
-    twice = _sent_twice(history)
+    twice = sent_twice(history)
     history.cast.relay.stop()
     history.answer_all()
     history.running.wait_crash(history.cast.relay_again(crash_at=point))
@@ -55,7 +55,7 @@ def test_relay_dies(history: History, point: str) -> None:
     there = {"relay.after_flush"} | (
         {"relay.mid_batch"} if history.running.settings.log == "kafka" else set()
     )
-    assert (_sent_twice(history) > twice) == (point in there)
+    assert (sent_twice(history) > twice) == (point in there)
 
 
 @pytest.mark.parametrize("service", ["followup", "reporting"])
@@ -111,10 +111,3 @@ def _not_noted(history: History, service: str) -> set[str]:
     log.close()
     with history.running.db(service).transaction() as tx:
         return there - {str(row["event_id"]) for row in tx.all("SELECT event_id FROM inbox")}
-
-
-def _sent_twice(history: History) -> int:
-    log = history.running.log()
-    events = [entry.headers["id"] for entry in log.tail("responses", 1_000_000)]
-    log.close()
-    return len(events) - len(set(events))

@@ -182,3 +182,11 @@ def _parked(running: Running, expected: int) -> list[Wrong]:
         with running.db(service).transaction() as tx:
             found += tx.value("SELECT count(*) FROM parked_key")
     return [] if found == expected else [("differs", f"{found} keys are parked, not {expected}")]
+
+
+def sent_twice(history: Answers) -> int:
+    """How many events are on the log once more than they should; that is no harm, their effect is one."""
+    log = history.running.log()
+    events = [entry.headers["id"] for entry in log.tail("responses", 1_000_000)]
+    log.close()
+    return len(events) - len(set(events))

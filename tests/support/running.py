@@ -126,9 +126,13 @@ class Running:
         """Starts every role of every service, one process per service."""
         return [self.role(service) for service in SERVICES]
 
+    def web_begins(self, crash_at: str = "") -> Process:
+        """Starts the mounted web app, and does not wait for it."""
+        return self._start("web", [sys.executable, "-c", _WEB], crash_at)
+
     def web(self, crash_at: str = "") -> Process:
         """Starts the mounted web app; returns when it answers."""
-        process = self._start("web", [sys.executable, "-c", _WEB], crash_at)
+        process = self.web_begins(crash_at)
         http = urllib3.PoolManager(timeout=2, retries=False)
 
         def answers() -> bool:

@@ -129,6 +129,14 @@ def test_a_service_is_known_by_a_short_lived_header(clock: ManualClock) -> None:
     assert service_auth.check(_settings(), clock, header) is None
 
 
+def test_a_service_is_known_to_one_whose_clock_is_behind(clock: ManualClock) -> None:
+    header = service_auth.header(_settings(), "permits", clock)["Authorization"]
+    clock.advance(-timedelta(seconds=290))
+    assert service_auth.check(_settings(), clock, header) == "permits"
+    clock.advance(-timedelta(seconds=12))
+    assert service_auth.check(_settings(), clock, header) is None
+
+
 @given(st.lists(st.one_of(st.text(max_size=40), st.integers(), st.none()), min_size=1, max_size=4))
 def test_a_cursor_comes_back_as_it_went(values: list[object]) -> None:
     assert Cursor.decode(Cursor.encode(*values), len(values)) == values

@@ -181,6 +181,9 @@ def require_open(row: Row) -> None:
 def save(tx: Tx, task_id: str, event: str, **columns: Any) -> Row:
     """Writes columns, counts the version up and publishes the full state; the caller holds the lock."""
     sets = "".join(f", {name} = %({name})s" for name in columns)
+    if columns.get("call_by"):
+        # A clock that was ahead may have escalated the last call later than now; this one is not missed yet.
+        sets += ", escalated_at = least(escalated_at, %(now)s)"
     row = tx.one(
         f"UPDATE task SET version = version + 1, changed_at = %(now)s {sets} WHERE id = %(id)s RETURNING *",  # noqa: S608
         {**columns, "id": task_id, "now": tx.now},
