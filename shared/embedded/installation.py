@@ -99,9 +99,14 @@ class Installation:
             admin = first_admin(settings)
             try:
                 with progress.step("Letting all parts know of each other") as told:
-                    self._wait(
-                        lambda: [part for part in readiness.replicas(settings) if not part.ok], timeout, told
-                    )
+                    began = time.monotonic()
+
+                    def missing() -> list[Part]:
+                        # What is told from now on does not count: under traffic there is always something.
+                        parts = readiness.replicas(settings, late=time.monotonic() - began)
+                        return [part for part in parts if not part.ok]
+
+                    self._wait(missing, timeout, told)
             except CannotRunHere as error:
                 if admin is None:
                     raise
