@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import psycopg2.extensions
 import psycopg2.extras
+import structlog
 
 from shared.clock import Clock
 from shared.errors import Unavailable
@@ -33,6 +34,9 @@ psycopg2.extras.register_default_jsonb(globally=True)
 # Refused connections, a server that goes away or is starting or stopping, lost races for locks: the same
 # statement may succeed later (classes 08, 53, 57P, 40 of PostgreSQL's Appendix A, and disk full 53100).
 _TRANSIENT_CLASSES = ("08", "53", "57P", "40", "55P03", "25P03", "58030")
+_DISK_FULL = "53100"
+
+_log = structlog.get_logger("hearback.db")
 
 
 def is_transient(error: BaseException) -> bool:
@@ -322,12 +326,19 @@ class Database:
                     broken = True
             if broken:
                 pooled.invalidate()
+                self._give_up(pool)
             if isinstance(error, psycopg2.Error) and is_transient(error):
                 if committing and broken:
                     raise Unavailable(
                         "The database broke off while this was being saved, and it is not known whether it"
                         " was. Please look before you try again.",
                         retry_after=2,
+                    ) from error
+                if error.pgcode == _DISK_FULL:
+                    _log.error("the database's disk is full: make room on it", database=self.name)
+                    raise Unavailable(
+                        "The disk of the database is full. Nothing was changed; please try again later.",
+                        retry_after=30,
                     ) from error
                 raise Unavailable(
                     "The database had to stop this. Nothing was changed; please try again.", retry_after=2
@@ -338,6 +349,13 @@ class Database:
 
     def _begin(self, connection: Any) -> None:
         """For who bounds a transaction further."""
+
+    def _give_up(self, pool: QueuePool) -> None:
+        """The server went away, and with it most likely all that wait in the pool: each would cost a try."""
+        with self._making:
+            if self._made is pool:
+                self._made = None
+        pool.dispose()
 
     def close(self) -> None:
         """Closes what the pool holds; the object can be used again afterwards (after a fork, say)."""

@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -149,7 +149,9 @@ def note(logger: str, event: str, fields: Mapping[str, Any]) -> None:
         "part": part,
     }
     text = json.dumps(hide_personal_data(None, "", line), ensure_ascii=False, default=repr)
-    with handler.lock or nullcontext():
+    # Whoever took our lines may be gone (a killed process manager): as with logging's own handlers, that
+    # must not fail what the line is about.
+    with handler.lock or nullcontext(), suppress(OSError):
         handler.stream.write(text + "\n")
         handler.flush()
 

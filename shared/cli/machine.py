@@ -77,14 +77,18 @@ def status(as_json: bool) -> None:
 
 
 def _parts(installation: Installation) -> list[Part]:
-    if not installation.supervisor.alive():
+    keeper = readiness.manager(installation.supervisor)
+    if not keeper.ok and not keeper.facts:
         return [Part("hearback", "not running: start it with `hearback up`")]
     settings = load()
-    found = readiness.programs(installation.supervisor, installation.names())
+    # What it kept may go on without it: then it is the answers of each that tell.
+    found = readiness.programs(installation.supervisor, installation.names()) if keeper.ok else [keeper]
     now = time.time()
     for part in found:
         if part.ok:
             part.facts["said"] = f"process {part.facts['pid']}, up {_span(now - part.facts['since'])}"
+    if not (room := readiness.disk(installation.home, readiness.FULL)).ok:
+        found.insert(0, room)  # which explains the rest
     ready = (*readiness.web(settings), *readiness.workers(settings, installation.supervisor))
     for part in ready:
         part.facts["said"] = "ready"

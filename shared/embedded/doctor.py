@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,23 +19,22 @@ from shared.log import in_use, open_log
 from shared.migrate import head, version
 from shared.settings import DATABASES, SERVICES, Settings, load
 
-_LEAST_FREE = 500 * 2**20
-
 
 def examine(installation: Installation) -> Iterator[Part]:
     """Each part, the ones that others stand on first. Never raises; nothing is changed."""
     yield _check("Python", _python)
     yield _check("PostgreSQL's programs", lambda: str(binaries()))
     yield _check("data folder", lambda: _home(installation.home))
-    yield _check("disk", lambda: _disk(installation.home))
+    yield readiness.disk(installation.home)
     try:
         settings = load()
     except HearbackError as error:
         yield Part("settings", error.message)
         return
     yield Part("settings", "", {"said": f"mail {settings.mail}, SMS {settings.sms}"})
-    yield _check("process manager", lambda: _manager(installation))
-    for part in readiness.programs(installation.supervisor, installation.names()):
+    yield (keeper := readiness.manager(installation.supervisor))
+    # Without it nobody can say whether the others run; whether they answer is seen below.
+    for part in readiness.programs(installation.supervisor, installation.names() if keeper.ok else []):
         yield Part(part.name, _hint(part), {"said": f"runs as process {part.facts.get('pid')}"})
     for name in DATABASES:
         yield _check(f"database {name}", lambda name=name: _database(settings, name))  # type: ignore[misc]
@@ -116,22 +114,6 @@ def _home(home: Path) -> str:
                 f"{path} cannot be written: make it yours, or choose another with HEARBACK_HOME"
             )
     return str(home)
-
-
-def _disk(home: Path) -> str:
-    place = next(path for path in (home, *home.parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if free < _LEAST_FREE:
-        raise CannotRunHere(
-            f"only {free // 2**20} MB are free in {place}: make room before PostgreSQL has to stop"
-        )
-    return f"{free // 2**30} GB free"
-
-
-def _manager(installation: Installation) -> str:
-    if not installation.supervisor.alive():
-        raise CannotRunHere("not running: start everything with `hearback up`")
-    return "supervisord answers"
 
 
 def _database(settings: Settings, name: str) -> str:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg2
 import urllib3
 
+from shared.embedded import processes
 from shared.embedded.supervisor import WEB, Supervisor
 from shared.errors import HearbackError
 from shared.log import Log
 from shared.log.in_use import open_in_use
 from shared.roles import read_report
 from shared.settings import SERVICES, Settings
+
+# So little free space (bytes) is worth a warning; and PostgreSQL stops without the next segment of its WAL.
+LOW, FULL = 500 * 2**20, 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,33 @@ def _program(name: str, info: dict[str, Any] | None) -> Part:
     return Part(name, words.get(info["statename"], info["statename"].lower()) + said, facts)
 
 
+def manager(supervisor: Supervisor) -> Part:
+    """What keeps all others alive. Without it they may go on for long, which is no reason to be quiet."""
+    name = "process manager"
+    if supervisor.alive():
+        return Part(name, "", {"said": "supervisord answers"})
+    if not processes.noted(supervisor.home):
+        return Part(name, "not running: start everything with `hearback up`")
+    return Part(
+        name,
+        "gone: what it started goes on, but nobody starts again what ends; `hearback up` mends that",
+        {"left_alone": True},
+    )
+
+
+def disk(home: Path, least: int = LOW) -> Part:
+    """Whether at least so many bytes are left in the data folder for what PostgreSQL writes."""
+    place = next(path for path in (home, *home.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < min(FULL, least):
+        return Part("disk", f"{place} is full: nothing can be saved until you make room; then all goes on")
+    if free < least:
+        return Part(
+            "disk", f"only {free // 2**20} MB are free in {place}: make room before PostgreSQL has to stop"
+        )
+    return Part("disk", "", {"said": f"{free // 2**30} GB free"})
+
+
 def web(settings: Settings, services: Sequence[str] = SERVICES) -> list[Part]:
     """Each service's web role, by its `/readyz`."""
     pool = urllib3.PoolManager(retries=False, timeout=3.0)
@@ -75,7 +108,10 @@ def _readyz(pool: urllib3.PoolManager, settings: Settings, service: str) -> Part
 
 
 def workers(settings: Settings, supervisor: Supervisor) -> list[Part]:
-    """Each service's other roles, by what their process reports of them."""
+    """Each service's other roles, by what their process reports of them.
+
+    Whoever reports counts when the process manager cannot say who should.
+    """
     states = supervisor.states()
     return [_worker(settings, service, states) for service in SERVICES]
 
@@ -83,7 +119,7 @@ def workers(settings: Settings, supervisor: Supervisor) -> list[Part]:
 def _worker(settings: Settings, service: str, states: dict[str, dict[str, Any]]) -> Part:
     name = f"{service} worker"
     report = read_report(settings.home, service)
-    pid = states.get(f"{service}-worker", {}).get("pid")
+    pid = states.get(f"{service}-worker", {}).get("pid") if states else (report or {}).get("pid")
     if report is None or report.get("pid") != pid:
         return Part(name, "does not report")
     roles: dict[str, Any] = report["roles"]

@@ -50,7 +50,7 @@ def _held(
 
 
 @contextmanager
-def _crowd(history: History, parts: int = 4) -> Iterator[None]:
+def _crowd(history: History, parts: int = 2) -> Iterator[None]:
     """Everybody answers all the time, some at once; whoever is not heard tries again."""
     with ExitStack() as crowd:
         for part in range(parts):
@@ -163,7 +163,7 @@ def _waiting_events(installation: Running) -> int:
 def test_fault_24_a_consumer_ends_its_batch(history: History, service: str) -> None:
     cast = history.cast
     with _crowd(history):
-        for _ in range(3):
+        for _ in range(2):
             taken = "LOCK TABLE inbox IN EXCLUSIVE MODE"
             with _held(history, service, taken, lambda: None, f"{service}-worker"):
                 cast.consumers[service].popen.terminate()

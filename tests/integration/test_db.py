@@ -106,6 +106,30 @@ def test_a_connection_is_used_again_after_any_error(db: Database) -> None:
             assert tx.value("SELECT txid_current_if_assigned()") is None
 
 
+def test_connections_that_died_together_cost_one_try(db: Database) -> None:
+    with db.transaction() as one, db.transaction() as other:
+        pids = [tx.value("SELECT pg_backend_pid()") for tx in (one, other)]
+    connection = psycopg2.connect(db.url)
+    with connection.cursor() as cur:
+        for pid in pids:
+            cur.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    connection.close()
+    with pytest.raises(Unavailable), db.transaction() as tx:
+        tx.execute("SELECT")
+    with db.transaction() as one, db.transaction() as other:
+        assert [tx.value("SELECT 1") for tx in (one, other)] == [1, 1]
+
+
+def test_a_full_disk_is_named_and_tried_again_later(db: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unavailable, match="disk of the database is full") as refused, db.transaction() as tx:
+        tx.execute("INSERT INTO thing (id) VALUES (1)")
+        tx.execute("DO $$ BEGIN RAISE 'no space left' USING ERRCODE = 'disk_full'; END $$")
+    assert refused.value.retry_after
+    assert "the database's disk is full" in "".join(capsys.readouterr())
+    with db.transaction() as tx:
+        assert tx.value("SELECT count(*) FROM thing") == 0
+
+
 def test_a_transaction_without_a_statement_is_none(db: Database) -> None:
     with db.transaction():
         pass

@@ -152,7 +152,10 @@ def test_a_killed_process_manager_leaves_no_second_set_of_processes(up: Machine)
     manager = int((up.home / "run" / "supervisord.pid").read_text())
     os.kill(manager, signal.SIGKILL)
     up.wait_for(lambda: not psutil.pid_exists(manager))
-    assert up.get("/survey/readyz") == 200  # what it kept goes on without it
+    assert up.get("/survey/readyz") == 200  # what it kept goes on without it, and nobody takes its log lines
+    assert [up.get("/no-such-page") for _ in range(3)] == [404] * 3
+    problems = {part["name"]: part["problem"] for part in up.status()["parts"] if not part["ok"]}
+    assert problems.keys() == {"process manager"} and "hearback up" in problems["process manager"]
     up.up()
     assert before.isdisjoint(process.pid for process in up.processes())
     assert len([process for process in up.processes() if "supervisord" in " ".join(process.cmdline())]) == 1

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Machine:
     home: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="hearback-up-")) / "var")
     port: int = field(default_factory=free_port)
     env: Mapping[str, str] = field(default_factory=dict)
+    prefix: Sequence[str] = ()
+    """Words in front of each command."""
 
     @property
     def url(self) -> str:
@@ -41,7 +43,7 @@ class Machine:
             name: value for name, value in os.environ.items() if not name.startswith((*PREFIXES, "PYTEST_"))
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "shared.cli", *arguments],
+            [*self.prefix, sys.executable, "-m", "shared.cli", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -71,3 +71,18 @@ except ValueError:
     assert ours["count"] == 2 and "ValueError: …@… is wrong" in ours["exception"]
     assert "maria" not in done.stderr
     assert logging.getLogger().handlers is not None
+
+
+def test_a_line_that_nobody_takes_any_more_fails_nothing() -> None:
+    program = """
+import os, sys
+from shared.telemetry import note, set_up
+set_up("probe")
+reading, writing = os.pipe()
+os.dup2(writing, 2)
+os.close(reading)
+note("ours", "request", {"status": 200})
+print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "went on\n"
