@@ -135,31 +135,36 @@ def test_fault_24_web_ends_again_and_again_under_load(history: History) -> None:
 
 
 @pytest.mark.slow_fault
-def test_fault_24_a_relay_ends_its_batch(history: History) -> None:
+@pytest.mark.parametrize("service", ["survey", "followup"])
+def test_fault_24_a_relay_ends_its_batch(history: History, service: str) -> None:
     installation, cast = history.running, history.cast
     twice = sent_twice(history)
+
+    def waits() -> bool:
+        with installation.db(service).transaction() as tx:
+            return bool(tx.value("SELECT EXISTS (SELECT FROM outbox)"))
+
     with _crowd(history):
         for _ in range(3):
-            cast.relay.freeze()
-            installation.wait(lambda: _waiting_events(installation), None, "events")
+            # Followup's is in one process with its sender and clock, which end as well.
+            relay = cast.relay if service == "survey" else cast.others[1]
+            relay.freeze()
+            installation.wait(waits, None, "events")
             # It reads them, has the log confirm them, and can then not delete them.
-            with _held(history, "survey", "SELECT FROM outbox FOR UPDATE", cast.relay.thaw, "survey-worker"):
-                cast.relay.popen.terminate()
-            _ended(cast.relay)
-            cast.relay_again()
+            with _held(history, service, "SELECT FROM outbox FOR UPDATE", relay.thaw, f"{service}-worker"):
+                relay.popen.terminate()
+            _ended(relay)
+            if service == "survey":
+                cast.relay_again()
+            else:
+                cast.others[1] = installation.role("followup", "relay", "sender", "clock")
     installation.settle()
     check(history)
     assert sent_twice(history) == twice
 
 
-def _waiting_events(installation: Running) -> int:
-    with installation.db("survey").transaction() as tx:
-        found: int = tx.value("SELECT count(*) FROM outbox")
-        return found
-
-
 @pytest.mark.slow_fault
-@pytest.mark.parametrize("service", ["followup", "reporting"])
+@pytest.mark.parametrize("service", ["survey", "followup", "reporting"])
 def test_fault_24_a_consumer_ends_its_batch(history: History, service: str) -> None:
     cast = history.cast
     with _crowd(history):
