@@ -138,7 +138,7 @@ def _fill_up(machine: Machine, history: Asked, disk: SmallDisk) -> None:
 
     def refused() -> bool:
         """Whether a long answer is refused now; one that is not counts as all others do."""
-        form = history.form(author, comment="the same again and again, " * 70)
+        form = history.form(author, comment=" ".join(["the same again"] * 120))
         reply = http.request(
             "POST",
             f"{machine.url}/a/{author.token}",
