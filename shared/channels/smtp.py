@@ -234,6 +234,9 @@ class _Session:
             self.smtp.close()
             self.smtp = None
 
+    def __del__(self) -> None:
+        self.close()  # with the thread that kept it
+
     @staticmethod
     def _expect(reply: tuple[int, bytes], what: str, *, ours: bool = False) -> None:
         """Raises unless the server goes on (2xx, 3xx). Its sentence is left out: it may quote an address."""
