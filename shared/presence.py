@@ -100,6 +100,17 @@ class Presence:
 
     def _note(self, service: str, cur: psycopg2.extensions.cursor) -> str:
         """Notes this process when it may work here; else says why not, and nothing is noted."""
+        if said := migrate.unfit(service, cur):
+            return said
+        # Nobody contracts while this process counts as alive, so it need not keep out of anybody's way: what
+        # is being changed now, with its beats still heard, is nothing that it uses.
+        cur.execute(
+            "UPDATE running_process SET seen_at = now()"
+            " WHERE id = %s AND seen_at > now() - %s * interval '1 second'",
+            (self._id, migrate.GONE_SECONDS / 2),
+        )
+        if cur.rowcount:
+            return ""
         # Who contracts holds this lock alone: then the tables are about to be others.
         cur.execute("SELECT pg_try_advisory_xact_lock_shared(%s)", (migrate.CONTRACT_LOCK,))
         if cur.fetchone() == (False,):

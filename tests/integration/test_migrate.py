@@ -17,6 +17,7 @@ import pytest
 import shared.migrate
 from shared.errors import Unavailable
 from shared.migrate import (
+    CONTRACT_LOCK,
     NewerDatabase,
     OldVersionRuns,
     connection_to,
@@ -178,6 +179,49 @@ def test_a_process_that_knows_the_contraction_is_in_nobodys_way(url: str, chain:
     with noted("survey web", url):
         assert migrate("log", url)
         assert version("log", url) == contract
+
+
+def test_a_contraction_that_takes_its_time_ends_none_that_runs_and_lets_none_begin(
+    url: str, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared.migrate, "BEAT_SECONDS", 0.1)
+    # Long enough for some beats: it returns when the process that runs has been heard three times more.
+    slow = """
+        DO $$ DECLARE heard timestamptz; BEGIN
+            FOR number IN 1..3 LOOP
+                heard = (SELECT seen_at FROM running_process WHERE name = 'survey relay');
+                WHILE heard = (SELECT seen_at FROM running_process WHERE name = 'survey relay')
+                    AND clock_timestamp() < now() + interval '30 seconds'
+                LOOP PERFORM pg_sleep(0.02); END LOOP;
+            END LOOP;
+        END $$; ALTER TABLE log_topic DROP COLUMN compacted"""
+    migrate("log", url)
+    chain.version("new", EXPAND, ("contract", slow))
+    migrate("log", url, expand_only=True)
+    told: list[str] = []
+    with present("survey relay", {"log": url}, told.append) as here, connection_to("log", url) as connection:
+        until = time.monotonic() + 60
+        while here.refusal("log"):
+            assert time.monotonic() < until, here.refusal("log")
+            time.sleep(0.02)
+        migrating = threading.Thread(target=migrate, args=("log", url))
+        migrating.start()
+        with connection.cursor() as cur:
+            held = (0,)
+            while held == (0,):
+                cur.execute("SELECT count(*) FROM pg_locks WHERE objid = %s", (CONTRACT_LOCK & 0xFFFF_FFFF,))
+                held = cur.fetchone() or held
+                assert time.monotonic() < until, "the contraction never began"
+        with present("survey clock", {"log": url}) as late:
+            while "are being changed" not in late.refusal("log"):
+                assert migrating.is_alive() and time.monotonic() < until, late.refusal("log")
+                time.sleep(0.02)
+            migrating.join(60)
+            while late.refusal("log"):
+                assert time.monotonic() < until, late.refusal("log")
+                time.sleep(0.02)
+        assert not told and not here.refusal("log")
+    assert not has(url, "compacted")
 
 
 def test_contracting_waits_for_the_last_old_process_as_long_as_it_is_told(url: str, chain: Chain) -> None:
