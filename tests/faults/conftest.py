@@ -100,6 +100,7 @@ def _trial(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A row for each fault and log, of all its experiments; and how to run again what failed."""
     rows: dict[tuple[int, str], dict[str, Any]] = defaultdict(dict)
+    said: list[str] = []
     failed = {
         report.nodeid
         for report in terminalreporter.getreports("failed") + terminalreporter.getreports("error")
@@ -108,6 +109,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     # What is said once a test is over is in the category without a name.
     for report in terminalreporter.getreports("") + terminalreporter.getreports("error"):
         found = dict(report.user_properties).get("trial")
+        said += found["said"] if found and report.when == "teardown" else []
         number = re.search(r"fault_(\d\d)_", report.nodeid)
         if report.when != "teardown" or found is None or number is None:
             continue
@@ -120,6 +122,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         row["failed"] = row.get("failed", False) or report.nodeid in failed
     if rows:
         _table(terminalreporter, rows)
+    for line in said:
+        terminalreporter.write_line(line)
     for nodeid in sorted(failed):
         name, seed = nodeid.rsplit("::", 1)[-1], re.search(r"seed(\d+)", nodeid)
         again = f"SEEDS={seed[1]} make faults" if seed else "make faults"

@@ -14,6 +14,7 @@ import pytest
 
 from shared.channels.sender import HANDS
 from tests.faults.conftest import SEEDS
+from tests.support import trial
 from tests.support.postgres import FreshDatabases, TestPostgres
 from tests.support.racing import CLIENTS, Kind, Race
 from tests.support.running import Process, running
@@ -106,15 +107,15 @@ def race(
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_handed_over_after_an_opt_out_that_did_not_say_so(
-    postgres: TestPostgres, capsys: pytest.CaptureFixture[str], seed: int
+    postgres: TestPostgres, seed: int
 ) -> None:
     with race(postgres, TRIALS, seed) as made:
         made.race.run()
         wrong, classes = made.race.wrong(), made.race.classes()
-    with capsys.disabled():
-        for kind, counts in classes.items():
-            met = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-            print(f"\n  opt-outs against {kind}s (seed {seed}): {met}", end="")
+    trial.checked(0, trials=TRIALS)
+    for kind, counts in classes.items():
+        met = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+        trial.now.said.append(f"opt-outs against {kind}s (seed {seed}): {met}")
     again = f"again: TRIALS={TRIALS} SEEDS={seed} make faults ARGS='-k \"did_not_say_so and {seed}\"'"
     assert not wrong, "\n".join([*wrong[:40], f"{len(wrong)} in {TRIALS} trials; {again}"])
     met_all = sum(classes.values(), Counter())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -18,6 +18,9 @@ class Trial:
     differs: int = 0
     recovered: float | None = None
     """How long (s) it took at most until everything had arrived once the fault was over."""
+
+    said: list[str] = field(default_factory=list)
+    """What is told below the table."""
 
 
 now = Trial()
