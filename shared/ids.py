@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import time
 import uuid
+from datetime import datetime
 from typing import Protocol
 
 
@@ -34,6 +35,11 @@ class SystemIds:
 
     def token(self) -> str:
         return secrets.token_urlsafe(16)
+
+
+def first_at(instant: datetime) -> str:
+    """The lowest id that `SystemIds` can have made at an instant; earlier ones are lower."""
+    return as_uuid((int(instant.timestamp() * 1000) << 80).to_bytes(16))
 
 
 def as_uuid(raw: bytes) -> str:

@@ -1,10 +1,14 @@
-"""Posts the mailbox's webhooks back, signed, as often as it takes, in every process that serves it."""
+"""Posts the mailbox's webhooks back, signed, as often as it takes, in every process that serves it.
+
+The same thread drops what the mailbox has kept for long enough.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -23,6 +27,8 @@ TIMEOUT_SECONDS = 10.0
 # A batch that hangs throughout is done before others may take its webhooks again.
 LEASE = timedelta(seconds=BATCH * TIMEOUT_SECONDS + 10)
 IDLE_SECONDS = 1.0
+FORGET_SECONDS = 3600.0
+BATCH_FORGOTTEN = 1000
 MAX_ATTEMPTS = 40  # with waits of up to five minutes: about three hours
 
 
@@ -75,6 +81,13 @@ class Poster:
                     store.webhook_failed(tx, webhook["id"], tx.now + timedelta(seconds=wait), error)
         return len(due) == BATCH
 
+    def forget(self) -> None:
+        """Drops what is past its days, in short transactions."""
+        gone = BATCH_FORGOTTEN
+        while gone == BATCH_FORGOTTEN:
+            with self.db.transaction() as tx:
+                gone = store.forget(tx, BATCH_FORGOTTEN)
+
     def _post(self, body: dict[str, Any]) -> str | None:
         raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         timestamp = str(int(self.db.clock.now().timestamp()))
@@ -97,9 +110,13 @@ class Poster:
         return None if 200 <= answer.status < 300 else f"HTTP {answer.status}"
 
     def _run(self) -> None:
+        forgot = float("-inf")
         while not self._stop.is_set():
             self._wake.clear()
             try:
+                if time.monotonic() - forgot >= FORGET_SECONDS:
+                    self.forget()
+                    forgot = time.monotonic()
                 more = self.step()
             except Exception as error:
                 # The database may be away for a while; the thread must outlive that.

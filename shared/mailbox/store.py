@@ -9,10 +9,13 @@ from typing import Any
 from psycopg2.extras import Json
 
 from shared.db import Row, Tx
+from shared.ids import first_at
 
 # Any number of the mailbox's own: whoever appends holds this lock, so that a reader who follows by
 # number never sees a later message before an earlier one.
 _LOCK = 0x6D61_696C
+# As long as the log keeps events: of somebody who was erased no word is left here either, then.
+KEPT = timedelta(days=14)
 
 
 def accept(tx: Tx, message: Mapping[str, Any]) -> str:
@@ -197,6 +200,20 @@ def webhook_failed(tx: Tx, id: str, due_at: datetime | None, error: str) -> None
     tx.execute(
         "UPDATE mailbox.webhook SET due_at = coalesce(%s, 'infinity'), last_error = %s WHERE id = %s",
         (due_at, error, id),
+    )
+
+
+def forget(tx: Tx, limit: int) -> int:
+    """Drops up to `limit` messages that were taken more than `KEPT` ago, and webhooks given up since.
+
+    The ids tell the age: `at` may be a played history's. Returns how many messages went.
+    """
+    before = first_at(tx.now - KEPT)
+    tx.execute("DELETE FROM mailbox.webhook WHERE id < %s", (before,))
+    return tx.execute(
+        "DELETE FROM mailbox.message WHERE id IN"
+        " (SELECT id FROM mailbox.message WHERE id < %s ORDER BY id LIMIT %s)",
+        (before, limit),
     )
 
 

@@ -18,6 +18,7 @@ from flask.testing import FlaskClient
 from shared.channels import Message
 from shared.channels.mailbox import verify
 from shared.clock import ManualClock
+from shared.db import Database
 from shared.ids import SystemIds
 from shared.mailbox.app import create_app
 from shared.mailbox.pages import linked, one_click_url, preview, reachable
@@ -362,6 +363,23 @@ def test_the_thread_posts_within_a_moment(
     poster.stop()
     assert len(hearback.got) == 1
     poster.db.close()
+
+
+def test_after_its_days_a_message_is_forgotten_and_so_is_a_webhook_given_up(
+    app: Flask, client: FlaskClient, send: Callable[..., Any], ours: Settings, hearback: Hearback
+) -> None:
+    hearback.status = 503
+    assert send(to="old@example.org").status_code == 202
+    clock = ManualClock(datetime.now(UTC) + timedelta(days=13, hours=23))
+    later = Poster(ours, Database(ours.database_urls["log"], clock, SystemIds(), name="test"))
+    later.forget()
+    assert len(client.get("/mailbox/api/messages").json["messages"]) == 1
+    later.step()
+    clock.advance(timedelta(hours=2))
+    later.forget()
+    assert client.get("/mailbox/api/messages").json["messages"] == []
+    with later.db.transaction() as tx:
+        assert tx.value("SELECT count(*) FROM mailbox.webhook") == 0
 
 
 def test_links_in_plain_text_end_where_the_sentence_does() -> None:
