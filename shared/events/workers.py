@@ -29,7 +29,7 @@ def relay_loop(ctx: RoleContext) -> roles.Loop:
     """A loop that moves the service's outbox to the log."""
 
     def loop(stop: threading.Event) -> None:
-        here = in_use.begin(ctx.db, ctx.settings)
+        here = in_use.begin(ctx.db, ctx.settings.log)
         log = open_log(ctx.settings, ctx.clock, name=here.log)
         try:
             log.ensure_topics()
@@ -57,7 +57,7 @@ class ConsumerLoop:
             # A new process is somebody's word to try again: it was restarted, or mended and deployed.
             self._started = True
             clear_stop(self.ctx.db, self.group)
-        here = in_use.begin(self.ctx.db, self.ctx.settings)
+        here = in_use.begin(self.ctx.db, self.ctx.settings.log)
         log = open_log(self.ctx.settings, self.ctx.clock, name=here.log)
         try:
             log.ensure_topics()

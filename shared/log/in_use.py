@@ -38,12 +38,12 @@ def read(tx: Tx) -> InUse | None:
     return InUse(row["log"], row["moving_to"]) if row else None
 
 
-def begin(db: Database, settings: Settings) -> InUse:
-    """The service's log; the first start decides, by its settings."""
-    chosen = settings.log or "embedded"
+def begin(db: Database, chosen: str | None) -> InUse:
+    """The service's log; the first start decides, by what was `chosen` (None: the embedded one)."""
+    log = chosen or "embedded"
     with db.transaction() as tx:
-        tx.execute("INSERT INTO log_in_use (log) VALUES (%s) ON CONFLICT DO NOTHING", (chosen,))
-        return read(tx) or InUse(chosen)
+        tx.execute("INSERT INTO log_in_use (log) VALUES (%s) ON CONFLICT DO NOTHING", (log,))
+        return read(tx) or InUse(log)
 
 
 def require(db: Database, settings: Settings) -> None:

@@ -43,7 +43,7 @@ def move(settings: Settings, to: str, told: Told) -> bool:
     a move that was begun back. Raises `WrongLog` when it cannot be done, and then nothing is moved.
     """
     with _databases(settings) as databases, _alone(databases):
-        present = {name: in_use.begin(db, settings) for name, db in databases.items()}
+        present = _present(databases, settings)
         if all(one.log == to for one in present.values()):
             moved = any(one.moving_to for one in present.values())
             _say(databases, "moving_to = NULL")
@@ -74,13 +74,16 @@ def move(settings: Settings, to: str, told: Told) -> bool:
 def start_with(settings: Settings, told: Told) -> None:
     """For whoever starts everything: lets the settings choose another log when the present one is read.
 
-    Raises `WrongLog` when it is not, or when nobody can tell; then all is as it was.
+    A service whose database was lost and made anew starts on the log of the others. Raises `WrongLog` when
+    the present log is not read, or when nobody can tell; then all is as it was.
     """
     to = settings.log
     if to is None:
+        with _databases(settings) as databases:
+            _present(databases, settings)
         return
     with _databases(settings) as databases, _alone(databases):
-        present = {name: in_use.begin(db, settings) for name, db in databases.items()}
+        present = _present(databases, settings)
         if all(one.log == to for one in present.values()):
             return
         old = next(one.log for one in present.values() if one.log != to)
@@ -101,6 +104,16 @@ def start_with(settings: Settings, told: Told) -> None:
             _finish(settings, databases, to, told)
         except NotEmptied as error:
             told(error.message)
+
+
+def _present(databases: dict[str, Database], settings: Settings) -> dict[str, InUse]:
+    """The log of each service; one that has none yet begins on that of the others, or as the settings say."""
+    known = []
+    for db in databases.values():
+        with db.transaction() as tx:
+            known.append(in_use.read(tx))
+    others = next((one.moving_to or one.log for one in known if one), settings.log)
+    return {name: in_use.begin(db, others) for name, db in databases.items()}
 
 
 def _not_half_the_other_way(present: dict[str, InUse], to: str) -> None:

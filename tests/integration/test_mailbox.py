@@ -373,11 +373,11 @@ def test_after_its_days_a_message_is_forgotten_and_so_is_a_webhook_given_up(
     clock = ManualClock(datetime.now(UTC) + timedelta(days=13, hours=23))
     later = Poster(ours, Database(ours.database_urls["log"], clock, SystemIds(), name="test"))
     later.forget()
-    assert len(client.get("/mailbox/api/messages").json["messages"]) == 1
+    assert "old@example.org" in client.get("/mailbox/api/messages").text
     later.step()
     clock.advance(timedelta(hours=2))
     later.forget()
-    assert client.get("/mailbox/api/messages").json["messages"] == []
+    assert "old@example.org" not in client.get("/mailbox/api/messages").text
     with later.db.transaction() as tx:
         assert tx.value("SELECT count(*) FROM mailbox.webhook") == 0
 
