@@ -252,7 +252,8 @@ def report(tx: Tx, id: str, state: Report, reason: str | None = None) -> Reporte
     """What the provider says became of it; None when that is unknown here, or nothing new.
 
     A report settles an uncertain delivery. A bounce after a delivery counts (mail servers accept first
-    and refuse later); nothing follows a bounce. A complaint leaves the state and becomes the reason.
+    and refuse later). Who complains has it, whatever a mail server said: that is the last word, and the
+    reason.
     """
     row = tx.one("SELECT * FROM delivery WHERE id = %s FOR UPDATE", (id,))
     if row is None:
@@ -263,12 +264,12 @@ def report(tx: Tx, id: str, state: Report, reason: str | None = None) -> Reporte
     if state == "complained":
         if row["reason"] == "complained" or before in ("failed", "refused"):
             return None
-        after, why = ("delivered" if before in ("claimed", "uncertain", "handed") else before), "complained"
+        after, why = "delivered", "complained"
     else:
         final = {"delivered": ("delivered", "bounced", "failed", "refused")}
-        if before in final.get(state, ("bounced", "failed", "refused")):
+        if row["reason"] == "complained" or before in final.get(state, ("bounced", "failed", "refused")):
             return None
-        after, why = state, reason or ("complained" if row["reason"] == "complained" else None)
+        after, why = state, reason
     row = tx.one(
         "UPDATE delivery SET state = %s, reason = %s, permit_expires_at = NULL,"
         " handed_at = coalesce(handed_at, %s), settled_at = coalesce(settled_at, %s)"

@@ -133,6 +133,16 @@ def test_mail_may_bounce_after_delivery_but_not_the_other_way(db: Database) -> N
     assert state(db, id) == "bounced"
 
 
+def test_a_complaint_is_the_last_word(db: Database) -> None:
+    for before in ("delivered", "bounced"):
+        id = claimed(db, begun=True)
+        with db.transaction() as tx:
+            assert ledger.report(tx, id, before)
+            told = ledger.report(tx, id, "complained")
+            assert told and (told.delivery.state, told.before) == ("delivered", before)
+            assert ledger.report(tx, id, "bounced", "550 no such mailbox") is None
+
+
 def test_a_report_about_nothing_we_know_is_ignored(db: Database) -> None:
     with db.transaction() as tx:
         assert ledger.report(tx, REF, "delivered") is None

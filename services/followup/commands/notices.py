@@ -112,7 +112,7 @@ def answer(tx: Tx, notice_id: str, helped: bool) -> Row:
         tx,
         notice,
         "notice.answered",
-        "state = 'sent', helped = %(helped)s, helped_at = %(now)s",
+        "state = 'sent', skip_reason = NULL, helped = %(helped)s, helped_at = %(now)s",
         {"helped": helped},
     )
 
@@ -232,10 +232,12 @@ def _arrived(tx: Tx, notice: Row, delivery: Delivery, at: datetime) -> None:
         " WHERE ref_id = %s AND kind = 'notice' AND state = 'queued'",
         (tx.now, notice["id"]),
     )
-    if not notice["sent_at"] and notice["state"] in ("queued", "uncertain"):
+    waits = notice["state"] in ("queued", "uncertain") or notice["skip_reason"] == "bounced"
+    if not notice["sent_at"] and waits:
         sent(tx, notice["id"], delivery.id, delivery.channel, at)
     tx.execute(
-        "UPDATE notice SET delivered_at = coalesce(delivered_at, %s) WHERE id = %s AND sent_at IS NOT NULL",
+        "UPDATE notice SET delivered_at = coalesce(delivered_at, %s), state = 'sent', skip_reason = NULL"
+        " WHERE id = %s AND sent_at IS NOT NULL",
         (at, notice["id"]),
     )
 

@@ -437,6 +437,27 @@ def test_a_bounce_is_shown_as_failed(sending: Sending) -> None:
     assert (sending.notice()["state"], sending.notice()["skip_reason"]) == ("failed", "bounced")
 
 
+@pytest.mark.parametrize("order", [("complained", "bounced"), ("bounced", "complained")])
+@pytest.mark.parametrize("noted", [True, False])
+def test_who_complains_of_a_notice_was_told_whatever_a_mail_server_says(
+    sending: Sending, order: tuple[str, str], noted: bool
+) -> None:
+    sending.customer()
+    sending.publish()
+    if noted:
+        sending.run()
+    else:
+        sending.crash("sender.after_hand_over")
+
+    for state in order:
+        sending.followup.apply(sending.reported(state, version={"bounced": 2, "complained": 3}[state]))
+
+    notice = sending.notice()
+    assert (notice["state"], notice["skip_reason"]) == ("sent", None)
+    assert notice["delivered_at"] is not None
+    assert sending.events()[-1] == "notice.sent"
+
+
 def test_customers_answer_and_change_their_mind(sending: Sending) -> None:
     sending.customer()
     sending.publish()
