@@ -133,6 +133,7 @@ class World:
             with self.dbs[name].transaction() as tx:
                 _empty(tx)
         self.log.ensure_topics()
+        REBUILDS["survey"].republish(self.survey.db, ["settings"])  # `Asking` begins as if that was told
         context = RoleContext(self.settings, "followup", self.clock, SystemIds(), self.followup.db)
         self.notices = NoticeSender(context)
         self.notices.survey = DirectPermits(self.settings, self.survey)
