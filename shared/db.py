@@ -288,6 +288,7 @@ class Database:
             keepalives_idle=10,
             keepalives_interval=5,
             keepalives_count=3,
+            tcp_user_timeout=25_000,  # as much for what is sent to a host that is gone (ms)
         )
 
     @contextmanager

@@ -11,18 +11,34 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+import psycopg2
+
 STATEMENT_SECONDS = 1.3
 """What the server is told to allow a statement for a customer, a provider or another service."""
 TRANSACTION_SECONDS = 1.45
 """What a transaction for them may wait for the server in all; then its connection is closed."""
 CONNECT_SECONDS = 1.4
 """How long a connection is waited for."""
+REQUEST_SECONDS = 1.6
+"""How long after its beginning such a request still has the times above, for all that it waits for."""
+LAST_SECONDS = 0.25
+"""What it has after that for each step: a long list of quick ones (a provider's reports) is none of a slow
+database, and the first slow one ends it."""
 STAFF_STATEMENT_SECONDS = 30
 """Staff's lists and figures may take longer; but for a lock they wait no longer than customers."""
 STAFF_TRANSACTION_SECONDS = 150
 
 for_staff: ContextVar[bool] = ContextVar("hearback_for_staff", default=False)
 """Whether the present request is staff's, or an API key's."""
+
+until: ContextVar[float | None] = ContextVar("hearback_until", default=None)
+"""When the times of the present request are over (`time.monotonic`); staff's has no such end."""
+
+
+def left(seconds: float) -> float:
+    """How much of `seconds` the present request still has."""
+    end = until.get()
+    return seconds if end is None else min(seconds, max(end - time.monotonic(), LAST_SECONDS))
 
 
 class Watch:
@@ -86,5 +102,9 @@ class Budget:
 
 
 def _hang_up(connection: Any) -> None:
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+    # It may be closed by now, by who has the answer.
+    with (
+        contextlib.suppress(OSError, psycopg2.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as line,
+    ):
         line.shutdown(socket.SHUT_RDWR)

@@ -69,6 +69,7 @@ def install(app: Flask) -> None:
         declared = access.declared(current_app, request.endpoint or "", request.method)
         staff = declared is not None and declared.kind in ("staff", "operator")
         patience.for_staff.set(staff)
+        patience.until.set(None if staff else time.monotonic() + patience.REQUEST_SECONDS)
         places.enter(staff)
         g.place = staff
 
@@ -76,5 +77,6 @@ def install(app: Flask) -> None:
     def leave(_: BaseException | None) -> None:
         staff = g.pop("place", None)
         patience.for_staff.set(False)
+        patience.until.set(None)
         if staff is not None:
             places.leave(staff)

@@ -43,21 +43,26 @@ class WebDatabase(Database):
         # libpq waits two seconds at the least, and for a frozen server for all five of them.
         made = self._connecting.submit(super()._pooled)
         try:
-            return made.result(patience.CONNECT_SECONDS)
+            return made.result(patience.left(patience.CONNECT_SECONDS))
         except FutureTimeout as late:
-            made.add_done_callback(_close)
+            if not made.cancel():  # it has begun; the others would only queue up for nobody
+                made.add_done_callback(_close)
             raise psycopg2.OperationalError("no connection in time") from late
 
     def _begin(self, connection: Any) -> None:
-        staff = patience.for_staff.get()
-        if staff:
+        if patience.for_staff.get():
             connection.later.append(
                 f"SET LOCAL statement_timeout = {patience.STAFF_STATEMENT_SECONDS * 1000};"
                 f" SET LOCAL lock_timeout = {self.statement_timeout}".encode()
             )
-        connection.budget = patience.Budget(
-            connection, patience.STAFF_TRANSACTION_SECONDS if staff else patience.TRANSACTION_SECONDS
-        )
+            connection.budget = patience.Budget(connection, patience.STAFF_TRANSACTION_SECONDS)
+            return
+        left = patience.left(patience.TRANSACTION_SECONDS)
+        # The server ends it a little before we would: that costs no connection.
+        statement = int((left - patience.TRANSACTION_SECONDS) * 1000) + self.statement_timeout
+        if statement < self.statement_timeout:
+            connection.later.append(f"SET LOCAL statement_timeout = {max(statement, 100)}".encode())
+        connection.budget = patience.Budget(connection, left)
 
     @contextmanager
     def transaction(self) -> Iterator[Tx]:

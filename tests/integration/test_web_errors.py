@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import psycopg2
@@ -18,7 +19,7 @@ from shared.clock import ManualClock
 from shared.errors import Conflict, Invalid
 from shared.ids import SystemIds
 from shared.settings import Settings
-from shared.web import create_service, finish, public, service
+from shared.web import create_service, finish, patience, public, service
 
 
 class Thing(Schema):
@@ -27,7 +28,13 @@ class Thing(Schema):
 
 
 @pytest.fixture
-def app(settings: Settings, clock: ManualClock, ids: SystemIds) -> Flask:
+def steps() -> list[str]:
+    """What a request has got done."""
+    return []
+
+
+@pytest.fixture
+def app(steps: list[str], settings: Settings, clock: ManualClock, ids: SystemIds) -> Flask:
     app = create_service("survey", settings, clock=clock, ids=ids, package="services.survey")
     api = Blueprint("things", "things", url_prefix="/survey/api/things")
 
@@ -58,6 +65,17 @@ def app(settings: Settings, clock: ManualClock, ids: SystemIds) -> Flask:
         if how == "secret":
             with service().db.transaction() as tx:
                 tx.execute("SELECT 'ann@example.org'::integer")
+        if how == "slowly":  # each step within its own time
+            for _ in range(5):
+                with service().db.transaction() as tx:
+                    tx.execute("SELECT pg_sleep(0.9)")
+                steps.append(how)
+        if how == "steadily":
+            time.sleep(patience.REQUEST_SECONDS)
+            for _ in range(20):
+                with service().db.transaction() as tx:
+                    tx.execute("SELECT 1")
+                steps.append(how)
         if how == "teapot":
             abort(418)
         raise ZeroDivisionError("oh")
@@ -68,6 +86,17 @@ def app(settings: Settings, clock: ManualClock, ids: SystemIds) -> Flask:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+def test_many_steps_of_a_slow_database_have_the_time_of_one(client: FlaskClient, steps: list[str]) -> None:
+    told = client.get("/survey/slowly")
+    assert (told.status_code, told.headers["Retry-After"]) == (503, "2")
+    assert len(steps) < 2
+
+
+def test_a_request_of_many_quick_steps_may_take_longer(client: FlaskClient, steps: list[str]) -> None:
+    assert client.get("/survey/steadily").status_code == 500  # by what comes after them
+    assert len(steps) == 20
 
 
 @pytest.mark.parametrize(
