@@ -10,12 +10,12 @@ from services.followup.commands import notices
 from services.followup.notice_mail import Content, write
 from services.followup.permits import SurveyPermits
 from services.followup.queries import company
-from shared.channels import Message, transport
+from shared.channels import CHANNELS, Channel, Message, transport
 from shared.channels.ledger import Delivery
 from shared.channels.sender import Outcome, Permit, Permits, Sender
 from shared.db import Row, Tx
 from shared.errors import Unavailable
-from shared.roles import Loop, RoleContext, every
+from shared.roles import Loop, RoleContext, every, together
 
 log = structlog.get_logger("hearback.notices")
 
@@ -29,8 +29,10 @@ _PAUSE_SECONDS = 1.0
 
 
 def sender_loop(context: RoleContext) -> Loop:
-    """The part of followup's sender role that sends notices."""
-    return every(0.1, NoticeSender(context).step, "notices")
+    """The part of followup's sender role that sends notices, each channel by itself."""
+    return together(
+        *(every(0.1, NoticeSender(context, channel).step, f"notices, {channel}") for channel in CHANNELS)
+    )
 
 
 class NoticeSender:
@@ -40,10 +42,13 @@ class NoticeSender:
     told before the next permits are asked for; a message about which something is still to be told gets
     no new permit. A call that we gave up may still reach survey later: each permit is asked for, and
     settled, by the time of the message's claim, so a late word never hits a later permit of the message.
+    With a `channel` it sends what is to go out there: a permit for the other one is given back, and the
+    message left to the sender of that.
     """
 
-    def __init__(self, context: RoleContext) -> None:
+    def __init__(self, context: RoleContext, channel: Channel | None = None) -> None:
         self.context = context
+        self.channel = channel
         self.survey = SurveyPermits(context.settings, context.clock)
         self._channels: dict[str, str] = {}
         self._pause_until = float("-inf")
@@ -51,6 +56,7 @@ class NoticeSender:
             db=context.db,
             clock=context.clock,
             kinds=("notice",),
+            channel=channel,
             transport=lambda channel: transport(context.settings, channel),
             permits=self._permits,
             render=self._render,
@@ -111,6 +117,8 @@ class NoticeSender:
         granted = {delivery: permit for delivery, permit in permits.items() if "trail" in permit["links"]}
         refused |= dict.fromkeys(permits.keys() - granted.keys(), _NO_ANSWER)
         self._channels.update({delivery: permit["channel"] for delivery, permit in granted.items()})
+        if self.channel:
+            granted = {id: permit for id, permit in granted.items() if permit["channel"] == self.channel}
         return Permits(
             {
                 delivery: Permit(
@@ -166,7 +174,7 @@ class NoticeSender:
     def _note(self, tx: Tx, outcome: Outcome) -> None:
         delivery = outcome.delivery
         channel = self._channels.get(delivery.id, delivery.channel)
-        if outcome.result in ("handed", "uncertain"):
+        if outcome.result in ("handed", "uncertain", "returned") and channel != delivery.channel:
             tx.execute("UPDATE delivery SET channel = %s WHERE id = %s", (channel, delivery.id))
         if outcome.result == "handed":
             notices.sent(tx, delivery.ref_id, delivery.id, channel, tx.now)

@@ -33,6 +33,7 @@ def make_sender(context: RoleContext) -> Sender:
         db=context.db,
         clock=context.clock,
         kinds=("staff",),
+        channel="email",
         # Notices have a sender of their own, which knows what hangs on them.
         only_own=True,
         transport=lambda channel: transport(context.settings, channel),

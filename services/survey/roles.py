@@ -11,6 +11,7 @@ from services.survey.commands import clock as due
 from services.survey.commands import company, programs
 from services.survey.commands.sender import make_sender
 from services.survey.edge import opt_out_fingerprints
+from shared.channels import CHANNELS
 from shared.channels.credentials import watched
 from shared.db import Database, Tx
 from shared.events.workers import consumer_loop, relay_loop
@@ -27,9 +28,15 @@ def consumer(ctx: RoleContext) -> Loop:
 
 
 def sender(ctx: RoleContext) -> Loop:
-    """Hands over invitations and replies, and tells what became of claims that a crash left behind."""
-    sending = every(0.1, make_sender(ctx.settings, ctx.db, ctx.clock).step, "sender")
-    return watched(ctx.settings, sending)
+    """Hands over invitations and replies, and tells what became of claims that a crash left behind.
+
+    Each channel by itself: a slow provider slows only its own.
+    """
+    sending = (
+        every(0.1, make_sender(ctx.settings, ctx.db, ctx.clock, channel=channel).step, f"sender, {channel}")
+        for channel in CHANNELS
+    )
+    return watched(ctx.settings, together(*sending))
 
 
 def clock(ctx: RoleContext) -> Loop:

@@ -11,6 +11,7 @@ from shared.errors import HearbackError
 from shared.settings import Settings
 
 Channel = Literal["email", "sms"]
+CHANNELS: tuple[Channel, ...] = ("email", "sms")
 
 # The reason of a failure that is an opt-out (the recipient said so to the provider): survey notes it as one.
 OPTED_OUT = "The recipient has opted out at the provider."
@@ -99,6 +100,7 @@ def transport(settings: Settings, channel: str) -> Transport:
 
 
 __all__ = [
+    "CHANNELS",
     "OPTED_OUT",
     "TIMEOUT_SECONDS",
     "Channel",

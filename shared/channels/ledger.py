@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from psycopg2.extras import Json
 
+from shared.channels import Channel
 from shared.db import Row, Tx
 from shared.errors import Conflict, NotFound
 
@@ -92,14 +93,17 @@ def queue_many(tx: Tx, new: Iterable[NewDelivery]) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
-def claim(tx: Tx, limit: int, kinds: Sequence[str]) -> list[Delivery]:
-    """Takes up to `limit` due messages for this sender alone, the longest waiting first."""
+def claim(tx: Tx, limit: int, kinds: Sequence[str], channel: Channel | None = None) -> list[Delivery]:
+    """Takes up to `limit` due messages (of one channel) for this sender alone, the longest waiting first."""
+    there = " AND channel = %(channel)s" if channel else ""
     rows = tx.all(
-        "WITH due AS (SELECT id FROM delivery WHERE state = 'queued' AND not_before <= %s AND kind = ANY(%s)"
-        " ORDER BY not_before, id LIMIT %s FOR UPDATE SKIP LOCKED)"
-        " UPDATE delivery SET state = 'claimed', claimed_at = %s, handed_at = NULL, permit_expires_at = NULL,"
-        " attempts = attempts + 1 FROM due WHERE delivery.id = due.id RETURNING delivery.*",
-        (tx.now, list(kinds), limit, tx.now),
+        "WITH due AS (SELECT id FROM delivery WHERE state = 'queued' AND not_before <= %(now)s"  # noqa: S608
+        f" AND kind = ANY(%(kinds)s){there}"
+        " ORDER BY not_before, id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)"
+        " UPDATE delivery SET state = 'claimed', claimed_at = %(now)s, handed_at = NULL,"
+        " permit_expires_at = NULL, attempts = attempts + 1"
+        " FROM due WHERE delivery.id = due.id RETURNING delivery.*",
+        {"now": tx.now, "kinds": list(kinds), "channel": channel, "limit": limit},
     )
     return sorted(map(_delivery, rows), key=lambda one: (one.created_at, one.id))
 

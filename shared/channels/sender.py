@@ -14,7 +14,15 @@ from typing import Any, Literal
 
 import structlog
 
-from shared.channels import Message, RefusesUsError, Transport, TransportError, UncertainError, ledger
+from shared.channels import (
+    Channel,
+    Message,
+    RefusesUsError,
+    Transport,
+    TransportError,
+    UncertainError,
+    ledger,
+)
 from shared.channels.ledger import Delivery
 from shared.clock import Clock
 from shared.db import Database, Tx, is_transient, storable
@@ -98,6 +106,8 @@ class Sender:
     A permit's life is counted on the monotonic clock from before it was asked for. `hands` messages are
     handed over at a time, each begun and settled in the ledger on its own account. When a provider says
     how long to wait, nothing more is handed to it meanwhile; the other channel's messages still go out.
+    With a `channel` it looks after that one's messages only: a provider that is slow or hangs then keeps
+    nobody else's waiting.
     """
 
     db: Database
@@ -110,6 +120,7 @@ class Sender:
     afterwards: Afterwards = _nothing
     only_own: bool = False
     lock: Lock = _nothing
+    channel: Channel | None = None
     hands: int = HANDS
     pause: Callable[[float], None] = time.sleep
     _seconds_each: float = field(default=0.1, init=False)
@@ -124,7 +135,7 @@ class Sender:
         if self._pause_is_over():
             size = 1  # whoever asked us to wait is asked again by one message, not by all hands at once
         with self.db.transaction() as tx:
-            batch = ledger.claim(tx, size, self.kinds)
+            batch = ledger.claim(tx, size, self.kinds, self.channel)
         if not batch:
             return False
         crash_at("sender.after_claim")

@@ -181,7 +181,8 @@ def _queue_notices(tx: Tx, change: Row, expected: int | None) -> tuple[int, int]
         made = tx.values(
             "INSERT INTO notice (id, version, change_id, customer_id, response_id, quote, state, delivery_id,"
             " created_at) VALUES %s ON CONFLICT (change_id, customer_id) DO NOTHING"
-            " RETURNING id, delivery_id, customer_id",
+            " RETURNING id, delivery_id, customer_id,"
+            " (SELECT channel FROM response WHERE id = response_id) AS channel",
             [(*row, tx.now) for row in rows],
             template="(%s, 1, %s, %s, %s, %s, 'queued', %s, %s)",
             fetch=True,

@@ -20,11 +20,15 @@ BATCH = 1000
 
 
 def queue(tx: Tx, made: list[Row]) -> None:
-    """Queues a delivery for each notice ({id, delivery_id, customer_id}); the permit will say where to."""
+    """Queues a delivery for each notice ({id, delivery_id, customer_id, channel}), to go out where its
+    customer was asked, or where the permit will say.
+    """
     ledger.queue_many(
         tx,
         [
-            NewDelivery("notice", row["id"], "email", row["customer_id"], id=row["delivery_id"])
+            NewDelivery(
+                "notice", row["id"], row["channel"] or "email", row["customer_id"], id=row["delivery_id"]
+            )
             for row in made
         ],
     )
@@ -86,7 +90,13 @@ def take_another_delivery(tx: Tx, notice_id: str) -> None:
     notice = _locked(tx, notice_id)
     if notice["state"] != "queued":
         return
-    again = {"id": notice_id, "delivery_id": tx.ids.new(), "customer_id": notice["customer_id"]}
+    channel = tx.value("SELECT channel FROM delivery WHERE id = %s", (notice["delivery_id"],))
+    again = {
+        "id": notice_id,
+        "delivery_id": tx.ids.new(),
+        "customer_id": notice["customer_id"],
+        "channel": channel,
+    }
     queue(tx, [again])
     tx.execute("UPDATE notice SET delivery_id = %s WHERE id = %s", (again["delivery_id"], notice_id))
 

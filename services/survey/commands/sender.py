@@ -9,7 +9,7 @@ from services.survey.addresses import fingerprints
 from services.survey.commands import permits, settle
 from services.survey.commands.permits import Request
 from services.survey.queries.company import company
-from shared.channels import Message, Transport, transport
+from shared.channels import Channel, Message, Transport, transport
 from shared.channels.ledger import Delivery
 from shared.channels.sender import Permit, Permits, Sender
 from shared.clock import Clock
@@ -20,14 +20,21 @@ KINDS = ("invitation", "reply")
 
 
 def make_sender(
-    settings: Settings, db: Database, clock: Clock, transports: Callable[[str], Transport] | None = None
+    settings: Settings,
+    db: Database,
+    clock: Clock,
+    transports: Callable[[str], Transport] | None = None,
+    channel: Channel | None = None,
 ) -> Sender:
-    """The sender of survey's own messages; `transports` stands in for the settings' choice in tests."""
+    """The sender of survey's own messages (of one channel); `transports` stands in for the settings' choice
+    in tests.
+    """
     known = fingerprints(settings.keys("opt-out"))
     return Sender(
         db=db,
         clock=clock,
         kinds=KINDS,
+        channel=channel,
         transport=transports or (lambda channel: transport(settings, channel)),
         permits=lambda batch: _permits(settings, db, batch),
         render=_render,

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from services.followup.commands import changes, notices, themes
 from services.followup.domain.by import By
 from services.followup.domain.change import Draft
-from services.followup.notice_sender import NoticeSender
+from services.followup.notice_sender import NoticeSender, sender_loop
 from services.followup.staff_sender import make_sender
 from shared.clock import ManualClock
 from shared.db import Row
@@ -101,7 +103,7 @@ class Sending:
         code = f"""
             from datetime import datetime
             from pathlib import Path
-            from services.followup.notice_sender import NoticeSender
+            from services.followup.notice_sender import NoticeSender, sender_loop
             from shared.clock import ManualClock
             from shared.db import Database
             from shared.ids import SystemIds
@@ -456,6 +458,45 @@ def test_who_complains_of_a_notice_was_told_whatever_a_mail_server_says(
     assert (notice["state"], notice["skip_reason"]) == ("sent", None)
     assert notice["delivered_at"] is not None
     assert sending.events()[-1] == "notice.sent"
+
+
+def test_texts_leave_while_mails_hang(sending: Sending) -> None:
+    mails = [sending.customer() for _ in range(12)]
+    texts = [sending.customer(channel="sms") for _ in range(2)]
+    moved = sending.customer()  # who was asked by mail, and is reached by text only by now
+    sending.survey.channel[moved] = "sms"
+    sending.publish()
+    survey, answer = sending.survey, sending.survey.answer
+    over, hanging = threading.Event(), threading.Event()
+
+    def hangs(path: str, headers: Any, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/mailbox/api/send" and body["channel"] == "email":
+            hanging.set()
+            over.wait(8)  # less than the sender's own patience
+        return answer(path, headers, body)
+
+    survey.answer = hangs  # type: ignore[method-assign]
+    stop = threading.Event()
+    loop = threading.Thread(target=sender_loop(sending.context), args=(stop,))
+    loop.start()
+    try:
+        assert hanging.wait(10)
+        until = time.monotonic() + 6
+        while len(survey.messages) < len(texts) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert [one["channel"] for one in survey.messages] == ["sms"] * len(texts)
+        over.set()
+        until = time.monotonic() + 30
+        while len(survey.messages) < len(mails) + len(texts) + 1 and time.monotonic() < until:
+            sending.followup.clock.advance(timedelta(seconds=1))  # what was given back is due again
+            time.sleep(0.05)
+    finally:
+        over.set()
+        stop.set()
+        loop.join()
+
+    assert Counter(one["channel"] for one in survey.messages) == {"email": len(mails), "sms": len(texts) + 1}
+    assert {row["state"] for row in sending.followup.all("SELECT state FROM notice")} == {"sent"}
 
 
 def test_customers_answer_and_change_their_mind(sending: Sending) -> None:
