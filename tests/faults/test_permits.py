@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from shared.channels import CHANNELS
 from shared.channels.sender import HANDS
 from tests.faults.conftest import SEEDS
 from tests.support import trial
@@ -23,9 +24,9 @@ from tests.support.slow_provider import Arrival, Pace, slow_provider
 TRIALS = int(os.environ.get("TRIALS", "100"))
 # How opt-outs meet their messages: before the permit, while it is out, after it; and too long for the wait.
 CLASSES = {"refused", "waited for", "on its way", "after"}
-# More than two senders claim at once at this pace (two seconds of work each), so that some still wait.
-NOTICES = 45
-PACE = Pace(0.4, 0.4)
+# More than two senders of each channel claim at once at this pace (two seconds of work), so that some wait.
+NOTICES = 90
+PACE = Pace(1.0, 1.0)
 
 
 @dataclass
@@ -65,14 +66,15 @@ class Away:
         return Counter((row["state"], row["attempts"], row["reason"]) for row in rows)
 
     def all_hands_are_full(self) -> bool:
-        """Whether both senders have handed over as much as they can while the provider keeps still."""
+        """Whether both senders have handed over as much as they can while the provider keeps still: each
+        channel's hands."""
         with self.race.running.db("followup").transaction() as tx:
             claims = tx.all(
                 "SELECT count(*) AS claimed, count(handed_at) AS begun FROM delivery"
                 " WHERE state = 'claimed' AND kind = 'notice' GROUP BY claimed_at"
             )
         begun = [row["begun"] for row in claims if row["begun"] == min(row["claimed"], HANDS)]
-        return len(begun) == len(claims) == 2 and len(self.arrivals) == sum(begun)
+        return len(begun) == len(claims) == 2 * len(CHANNELS) and len(self.arrivals) == sum(begun)
 
     def check_each_came_once(self) -> None:
         """Waits until nothing is on its way; every customer has the one notice, and both ledgers say so."""
