@@ -106,12 +106,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in terminalreporter.getreports("failed") + terminalreporter.getreports("error")
         if "/faults/" in report.nodeid
     }
+    skipped = {report.nodeid: report.longrepr for report in terminalreporter.getreports("skipped")}
+    said += [f"not tried: {nodeid}: {why}" for nodeid, why in skipped.items() if "/faults/" in nodeid]
     # What is said once a test is over is in the category without a name.
     for report in terminalreporter.getreports("") + terminalreporter.getreports("error"):
         found = dict(report.user_properties).get("trial")
         said += found["said"] if found and report.when == "teardown" else []
         number = re.search(r"fault_(\d\d)_", report.nodeid)
-        if report.when != "teardown" or found is None or number is None:
+        if report.when != "teardown" or found is None or number is None or report.nodeid in skipped:
             continue
         log = re.search(r"\[(?:.*-)?(embedded|kafka|one|three)\b", report.nodeid)
         where = {"one": "kafka", "three": "3 brokers"}.get(log[1], log[1]) if log else ""
@@ -124,10 +126,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         _table(terminalreporter, rows)
     for line in said:
         terminalreporter.write_line(line)
-    for nodeid in sorted(failed):
-        name, seed = nodeid.rsplit("::", 1)[-1], re.search(r"seed(\d+)", nodeid)
-        again = f"SEEDS={seed[1]} make faults" if seed else "make faults"
-        terminalreporter.write_line(f"again: {again} ARGS=\"-k '{name}'\"")
+    for line in sorted({_again(nodeid) for nodeid in failed}):
+        terminalreporter.write_line(line)
+
+
+def _again(nodeid: str) -> str:
+    """How to run a failed experiment again: with those before it in its file, which it goes on from."""
+    name, seed = nodeid.rsplit("::", 1)[-1], re.search(r"seed(\d+)", nodeid)
+    module = nodeid.split("::")[0].rsplit("/", 1)[-1].removesuffix(".py")
+    where = re.search(r"\[(?:.*-)?(embedded|kafka|one|three)\b", name)
+    chosen = [module, *([where[1]] if where else []), *([f"seed{seed[1]}"] if seed else [])]
+    settings = f"SEEDS={seed[1] if seed else 1} TRIALS={os.environ.get('TRIALS', '100')}"
+    return f"again: {settings} make faults ARGS=\"-k '{' and '.join(chosen)}'\"  # {name}"
 
 
 def _table(terminal: pytest.TerminalReporter, rows: dict[tuple[int, str], dict[str, Any]]) -> None:

@@ -181,7 +181,7 @@ MUTANTS = (
         '" handed_at = coalesce(d.handed_at, %s),"',
         (
             "tests/faults/test_permits.py"
-            "::test_nothing_is_handed_over_after_an_opt_out_that_did_not_say_so[1]",
+            "::test_nothing_is_handed_over_after_an_opt_out_that_did_not_say_so[seed1]",
         ),
     ),
     Mutant(

@@ -19,6 +19,7 @@ from kafka.errors import KafkaError
 from shared.roles import read_report
 from shared.settings import KafkaSettings
 from tests.faults.conftest import SEEDS, history_on, settings_for
+from tests.support import trial
 from tests.support.checker import check
 from tests.support.history import History, Person, Traffic
 from tests.support.kafka import Broker, Cluster
@@ -226,6 +227,7 @@ def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker | 
         assert relay.num_threads() <= threads + 2
         traffic.wait_for_more()
         own.start()
+        trial.over()
         installation.wait(lambda: not any(_trouble(history, role) for role in roles), None, "them to be back")
         traffic.wait_for_more()
     installation.settle()
@@ -241,6 +243,7 @@ def test_fault_12_the_broker_freezes_amid_a_flush(history: History, own: Broker 
         history.running.wait(lambda: gone in _trouble(history, "survey-relay"), None, "the relay to give up")
         traffic.wait_for_more()
         own.thaw()
+        trial.over()
         history.running.wait(lambda: not _trouble(history, "survey-relay"), None, "the relay to go on")
         traffic.wait_for_more()
     history.running.settle()

@@ -18,6 +18,7 @@ from shared.embedded.owner import Owner
 from shared.embedded.postgres import Postgres
 from shared.settings import SERVICES, load
 from tests.faults.conftest import PEOPLE
+from tests.support import trial
 from tests.support.checker import check
 from tests.support.disk import NoDisk, SmallDisk
 from tests.support.history import Asked, Person, Traffic
@@ -80,6 +81,7 @@ def test_fault_13_a_postmaster_killed_under_load_is_back_unaided(machine: Machin
             crowd[0].wait_for_more()
             before, refused = machine.pid("postgres"), history.refused
             os.kill(before, signal.SIGKILL)
+            trial.over()
             machine.wait_for(lambda: history.refused > refused)  # noqa: B023 - waited for at once
             crowd[0].wait_for_more()
             assert machine.pid("postgres") != before
@@ -175,6 +177,7 @@ def _fill_up(machine: Machine, history: Asked, disk: SmallDisk) -> None:
         said.clear()
         machine.wait_for(lambda: refused() and "does not answer" in said[-1][2])
         ballast.unlink()
+        trial.over()
         for one in crowd:
             one.wait_for_more()
     machine.wait_for(lambda: machine.status()["ready"])

@@ -107,7 +107,7 @@ def race(
     urls.drop()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"seed{seed}")
 def test_nothing_is_handed_over_after_an_opt_out_that_did_not_say_so(
     postgres: TestPostgres, seed: int
 ) -> None:
@@ -118,7 +118,7 @@ def test_nothing_is_handed_over_after_an_opt_out_that_did_not_say_so(
     for kind, counts in classes.items():
         met = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
         trial.now.said.append(f"opt-outs against {kind}s (seed {seed}): {met}")
-    again = f"again: TRIALS={TRIALS} SEEDS={seed} make faults ARGS='-k \"did_not_say_so and {seed}\"'"
+    again = f"again: TRIALS={TRIALS} SEEDS={seed} make faults ARGS='-k \"did_not_say_so and seed{seed}\"'"
     assert not wrong, "\n".join([*wrong[:40], f"{len(wrong)} in {TRIALS} trials; {again}"])
     met_all = sum(classes.values(), Counter())
     assert met_all.keys() >= CLASSES, f"{dict(met_all)} misses some of {CLASSES}; {again}"

@@ -38,15 +38,14 @@ def test_fault_20_the_same_webhook_a_hundred_times_at_once_has_one_effect(histor
         TIMESTAMP_HEADER: stamp,
         SIGNATURE_HEADER: sign(installation.settings.key("mailbox-webhook"), stamp, raw),
     }
-    http = urllib3.PoolManager(maxsize=20, timeout=30, retries=False)
-    together = threading.Barrier(20)
+    http = urllib3.PoolManager(maxsize=TIMES, timeout=30, retries=False)
+    together = threading.Barrier(TIMES)
 
-    def post(number: int) -> int:
-        if number < 20:
-            together.wait()
+    def post(_: int) -> int:
+        together.wait()
         return http.request("POST", f"{installation.url}/webhooks/mailbox", body=raw, headers=headers).status
 
-    with ThreadPoolExecutor(20) as pool:
+    with ThreadPoolExecutor(TIMES) as pool:
         statuses = list(pool.map(post, range(TIMES)))
     assert all(200 <= status < 300 for status in statuses), sorted(set(statuses))
     installation.settle()

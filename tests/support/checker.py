@@ -20,6 +20,7 @@ def check(history: Answers, *, parked: int = 0, waiting: frozenset[str] = frozen
     Of the customers in `waiting` (whose events are parked) nothing is asked beyond survey.
     """
     running = history.running
+    assert history.acks, "nothing was acknowledged, so nothing can be checked"
     wrong = [
         *_survey(history),
         *_replicas(history, "reporting", waiting),

@@ -210,7 +210,7 @@ class Running:
 
         try:
             self.wait(done, None, "everything to arrive")
-            trial.settled(time.monotonic() - began)
+            trial.settled(began)
         finally:
             log.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,8 @@ class Trial:
     differs: int = 0
     recovered: float | None = None
     """How long (s) it took at most until everything had arrived once the fault was over."""
+
+    over_at: float | None = None
 
     said: list[str] = field(default_factory=list)
     """What is told below the table."""
@@ -41,6 +44,11 @@ def checked(acknowledged: int, wrong: Mapping[str, int] | None = None, trials: i
     now.trials = trials or now.trials
 
 
-def settled(seconds: float) -> None:
-    """Everything arrived, after so long."""
-    now.recovered = max(seconds, now.recovered or 0.0)
+def over() -> None:
+    """The fault is over, or was but a moment: from here on it is recovered from."""
+    now.over_at = time.monotonic()
+
+
+def settled(since: float) -> None:
+    """Everything has arrived; waited for since an instant (`time.monotonic`), if no outage was before."""
+    now.recovered = max(time.monotonic() - (now.over_at or since), now.recovered or 0.0)
