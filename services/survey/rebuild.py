@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from services.survey import facts, store
-from services.survey.commands import company
+from services.survey.addresses import fingerprints
+from services.survey.commands import company, erase
 from services.survey.handlers import GROUP
 from shared.db import Database, Row, Tx
 from shared.events import outbox
+from shared.settings import Settings
 
 BATCH = 500
 TOPICS = ("settings", "customers", "invitations", "responses", "deliveries")
@@ -49,6 +51,30 @@ def republish(db: Database, topics: Sequence[str] | None = None) -> int:
     if "customers" in wanted:
         count += _stream(db, "erased", _erasures, "customer_id")
     return count
+
+
+def erase_again(db: Database, heard: Database, settings: Settings) -> int:
+    """Erases whom survey has again after a restore, though another service `heard` of their erasure.
+
+    Returns how many. What others keep of an erased customer is the id and nothing else.
+    """
+    known = fingerprints(settings.keys("opt-out"))
+    count, after = 0, _FIRST
+    while True:
+        with heard.transaction() as tx:
+            ids = [
+                str(row["customer_id"])
+                for row in tx.all(
+                    "SELECT customer_id FROM erased WHERE customer_id > %s ORDER BY customer_id LIMIT %s",
+                    (after, BATCH),
+                )
+            ]
+        if not ids:
+            return count
+        for customer_id in ids:
+            with db.transaction() as tx:
+                count += erase.erase(tx, customer_id, known)
+        after = ids[-1]
 
 
 def _stream(db: Database, table: str, publish: Callable[[Tx, list[str]], object], id_: str = "id") -> int:

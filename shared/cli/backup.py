@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import click
 
 from shared.cli import show
 from shared.cli.owner import become_owner
-from shared.cli.work import arrive, consumed, fill_again
+from shared.cli.work import arrive, consumed, database, fill_again
 from shared.embedded import backup as backups
 from shared.embedded import restore as restoring
 from shared.embedded.restore import Restored
 from shared.events.catalog import TOPICS
-from shared.settings import SERVICES, home_folder, load
+from shared.settings import SERVICES, Settings, home_folder, load
 
 _FOLDER = click.Path(path_type=Path)
 
@@ -68,11 +69,32 @@ def _one(source: Path, service: str, replace: bool, steps: show.Steps) -> None:
     _tell(done, steps)
     if done.gap:
         steps.note("The log no longer has all that came since: its replicas are filled from the owners.")
+    # What came of the life that was taken back is read before its replicas are filled anew.
+    arrive(settings, steps)
+    if service == "survey":
+        with steps.step("Erasing again who was erased since"):
+            _erase_again(settings)
     for other in SERVICES:
         if done.gap if other == service else _hears(other, service):
             fill_again(settings, other, steps)
     arrive(settings, steps)
     click.echo(f"Restored {service} to {done.backup.began_at}; it has heard what came since.")
+
+
+def _erase_again(settings: Settings) -> None:
+    """Who asked to be erased after the backup is still known, by an id alone, to whoever heard of it."""
+    survey = import_module("services.survey.rebuild")
+    there = database(settings, "survey")
+    try:
+        for other in SERVICES:
+            if other != "survey":
+                heard = database(settings, other)
+                try:
+                    survey.erase_again(there, heard, settings)
+                finally:
+                    heard.close()
+    finally:
+        there.close()
 
 
 def _hears(other: str, service: str) -> bool:

@@ -180,6 +180,7 @@ def fill_again(settings: Settings, service: str, steps: show.Steps) -> None:
         db = database(settings, service)
         try:
             with db.transaction() as tx:
+                tx.execute("SET LOCAL statement_timeout = 0")  # of millions it takes its time
                 _rebuild(service).clear(tx)
         finally:
             db.close()

@@ -33,8 +33,7 @@ def prepare(home: Path, *, own_secret: bool) -> bool:
     `own_secret` when no secret is set from outside, so that one is made here. Raises `CannotRunHere`
     when the folder cannot be written, `NewerHome` when a newer version made it; then nothing is changed.
     """
-    for swap in home.glob(f"{_RESTORED}-*"):  # a restore that was killed at its last step
-        _finish(swap, home / swap.name.replace(_RESTORED, "before-restore", 1))
+    finish_restores(home)
     check_format(home)
     if own_secret and not (home / SECRET_FILE).exists() and (home / POSTGRES_FILE).exists():
         raise CannotRunHere(
@@ -75,6 +74,12 @@ def put_in(home: Path, ready: Path, stamp: str) -> Path | None:
     ready.replace(swap)
     _finish(swap, aside)
     return aside if aside.exists() else None
+
+
+def finish_restores(home: Path) -> None:
+    """Ends a restore that was killed at its last step, if there was one."""
+    for swap in sorted(home.glob(f"{_RESTORED}-*")):
+        _finish(swap, home / swap.name.replace(_RESTORED, "before-restore", 1))
 
 
 def _finish(swap: Path, aside: Path) -> None:

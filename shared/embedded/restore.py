@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,6 +61,7 @@ def everything(home: Path, source: Path, progress: Progress, *, replace: bool) -
     (home / "run").mkdir(mode=0o700, parents=True, exist_ok=True)
     with folder.locked(home, lambda: progress.note("Another `hearback` is at work here; waiting for it.")):
         _check_stopped(home)
+        folder.finish_restores(home)
         there = [name for name in folder.STATE if (home / name).exists()]
         if there and not replace:
             raise CannotRunHere(
@@ -70,6 +72,7 @@ def everything(home: Path, source: Path, progress: Progress, *, replace: bool) -
             with progress.step("Looking which messages may have been sent since"), started(copy):
                 uncertain = sum(_hold(copy, service) for service in SERVICES if has_ledger(service))
             with progress.step("Putting it in its place"):
+                os.sync()  # all of the copy is on the disk before what was there is given up
                 aside = folder.put_in(home, copy.home.parent, f"{datetime.now(UTC):%Y%m%d-%H%M%S}")
     return Restored(held, aside, uncertain)
 
@@ -89,7 +92,7 @@ def one_service(settings: Settings, source: Path, service: str, progress: Progre
     if (source / SECRET_FILE).read_text().strip() != settings.secret:
         raise CannotRunHere(f"{source} is the backup of another installation: its secret is another one.")
     with folder.locked(home, lambda: progress.note("Another `hearback` is at work here; waiting for it.")):
-        with _copied(home, source, progress) as copy:
+        with _copied(home, source, progress, times=3) as copy:
             dump = copy.home / "dump"
             with progress.step(f"Reading {service} out of the backup"), started(copy):
                 uncertain = _hold(copy, service) if has_ledger(service) else 0
@@ -101,10 +104,14 @@ def one_service(settings: Settings, source: Path, service: str, progress: Progre
             new = f"{service}_restored"
             with progress.step(f"Making the database of {service} again"):
                 _drop(running, new)
-                with _superuser(running) as cur:
-                    create_database(cur, new, service)
-                running.tool("pg_restore", "--exit-on-error", f"--dbname={new}", str(dump))
-                migrate(service, running.url(service, new), alone=True)
+                try:
+                    with _superuser(running) as cur:
+                        create_database(cur, new, service)
+                    running.tool("pg_restore", "--exit-on-error", f"--dbname={new}", str(dump))
+                    migrate(service, running.url(service, new), alone=True)
+                except BaseException:
+                    _drop(running, new)
+                    raise
             worker = f"{service}-worker"
             with progress.step("Putting it in its place"):
                 manager.stop_program(worker)
@@ -122,11 +129,15 @@ def _check_stopped(home: Path) -> None:
 
 
 @contextmanager
-def _copied(home: Path, source: Path, progress: Progress) -> Iterator[Postgres]:
-    """A copy of the backup within the data folder, as a server that can be started; removed at the end."""
+def _copied(home: Path, source: Path, progress: Progress, *, times: int = 1) -> Iterator[Postgres]:
+    """A copy of the backup within the data folder, as a server that can be started; removed at the end.
+
+    There has to be room for so many `times` its size: a dump of it, and a database filled from that, may
+    follow.
+    """
     restoring = home / _RESTORING
     shutil.rmtree(restoring, ignore_errors=True)
-    size = sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    size = times * sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
     free = shutil.disk_usage(home).free
     if free < size + backup.SPARE:
         raise CannotRunHere(

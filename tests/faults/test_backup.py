@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from services.survey.commands import ask, customers
+from services.survey.commands import ask, customers, erase
 from services.survey.domain.rows import Row
 from services.survey.edge import opt_out_fingerprints
 from shared.channels import ledger
 from shared.embedded.owner import find_owner
 from shared.embedded.postgres import Postgres
-from shared.settings import load
+from shared.settings import SERVICES, load
 from tests.support.checker import check
 from tests.support.history import Ack, Asked, Traffic
 from tests.support.machine import Machine
@@ -171,6 +171,29 @@ def test_reporting_lost_altogether_is_filled_again_under_traffic(machine: Machin
             assert done.returncode == 0, done.stdout + done.stderr
         traffic.wait_for_more()
     history.running.settle()
+    check(history)
+
+
+@pytest.mark.slow_fault
+def test_who_was_erased_since_stays_erased_when_survey_is_put_back(
+    machine: Machine, history: Asked, elsewhere: Machine
+) -> None:
+    ask_one(history, "gone@example.com")
+    history.running.settle()
+    folder = backed_up(machine, "with-somebody-who-is-erased")
+    running = history.running
+    with running.db("survey").transaction() as tx:
+        id = str(tx.value("SELECT id FROM customer WHERE email = 'gone@example.com'"))
+        assert erase.erase(tx, id, opt_out_fingerprints(running.settings))
+    running.settle()
+    running.db("survey").close()
+    done = machine.run("restore", str(folder), "--only", "survey", "--replace")
+    assert done.returncode == 0, done.stdout + done.stderr
+    running.settle()
+    for service in SERVICES:
+        with running.db(service).transaction() as tx:
+            assert not tx.one("SELECT 1 FROM customer WHERE id = %s", (id,)), service
+            assert tx.one("SELECT 1 FROM erased WHERE customer_id = %s", (id,)), service
     check(history)
 
 
