@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import urllib3
@@ -15,8 +17,9 @@ from shared.ids import SystemIds
 from shared.log import move
 from shared.settings import SERVICES
 from tests.faults.conftest import PEOPLE, SEEDS
+from tests.support import trial
 from tests.support.checker import check
-from tests.support.history import History
+from tests.support.history import History, Traffic
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import FreshDatabases, TestPostgres
 from tests.support.running import Cast, running
@@ -121,6 +124,45 @@ def test_fault_15_a_pooler_that_dies_costs_a_clear_word_and_nothing_else(
     history.running.wait(lambda: not _stuck(postgres, history), None, "no transaction to be stuck")
     for process in (history.cast.web, history.cast.relay, *history.cast.consumers.values()):
         assert process.alive, process.said()
+    check(history)
+
+
+@pytest.mark.slow_fault
+def test_fault_15_a_pooler_killed_amid_requests_leaves_nothing_half_done(
+    history: History, pooler: PgBouncer, postgres: TestPostgres
+) -> None:
+    slowest, over = 0.0, threading.Event()
+    http = urllib3.PoolManager(timeout=30, retries=False)
+
+    def look() -> None:
+        nonlocal slowest
+        while not over.wait(0.02):
+            began = time.monotonic()
+            status = http.request("GET", f"{history.running.url}/a/{history.people[0].token}").status
+            slowest = max(slowest, time.monotonic() - began)
+            assert status in (200, 503), status
+
+    with ThreadPoolExecutor(1) as pool, ExitStack() as crowd:
+        looking = pool.submit(look)
+        crowd.callback(over.set)
+        answering = [
+            crowd.enter_context(Traffic(history, history.people[part::3], patient=True)) for part in range(3)
+        ]
+        for _ in range(3):
+            answering[0].wait_for_more()
+            refused = history.refused
+            pooler.kill()
+            history.running.wait(lambda: history.refused > refused, None, "a clear word")  # noqa: B023
+            pooler.start()
+            trial.over()
+            for one in answering:
+                one.wait_for_more()
+    looking.result()
+    assert slowest < BOUND
+    for db in history.running.databases.values():
+        db.close()
+    history.running.settle()
+    history.running.wait(lambda: not _stuck(postgres, history), None, "no transaction to be stuck")
     check(history)
 
 

@@ -12,6 +12,10 @@ from urllib.parse import urlencode
 
 import pytest
 
+from services.followup.commands import changes, themes
+from services.followup.domain.by import By
+from services.followup.domain.change import Draft
+from services.followup.queries import themes as theme_queries
 from tests.faults.conftest import SEEDS
 from tests.support.checker import check, sent_twice
 from tests.support.history import History, Traffic
@@ -20,6 +24,7 @@ from tests.support.running import Process, Running
 _EMBEDDED = pytest.mark.parametrize(
     "history", [("embedded", one) for one in SEEDS], ids=lambda one: f"{one[0]}-seed{one[1]}", indirect=True
 )
+ANN = By(None, "Ann")
 _FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
 
 
@@ -211,4 +216,67 @@ def test_fault_24_a_sender_ends_its_hand_overs_and_leaves_none_uncertain(history
     history.collect()
     history.answer_all()
     history.running.settle()
+    check(history)
+
+
+@pytest.mark.slow_fault
+def test_fault_24_followups_sender_ends_its_hand_overs_and_leaves_none_uncertain(history: History) -> None:
+    history.answer_all()
+    history.running.settle()
+    followup = history.running.db("followup")
+
+    def begin() -> None:
+        with followup.transaction() as tx:
+            theme = str(theme_queries.active(tx)[0]["id"])
+            answers = [str(row["id"]) for row in tx.all("SELECT id FROM response ORDER BY id LIMIT 20")]
+            themes.tie(tx, theme, answers, None)
+            draft = Draft("Saturdays", "Too late.", "On Saturdays.", "en", None, (theme,))
+            changes.publish(tx, changes.create(tx, draft, ANN), ANN)
+
+    with _held(history, "log", "LOCK TABLE mailbox.message IN EXCLUSIVE MODE", begin, "mailbox-web", 4):
+        history.cast.others[1].popen.terminate()
+    _ended(history.cast.others[1])
+    with followup.transaction() as tx:
+        states = {row["state"] for row in tx.all("SELECT DISTINCT state FROM delivery")}
+    assert states <= {"queued", "handed", "delivered"}, states
+    history.cast.others[1] = history.running.role("followup", "relay", "sender", "clock")
+
+    def told() -> bool:
+        with followup.transaction() as tx:
+            return {row["state"] for row in tx.all("SELECT DISTINCT state FROM notice")} == {"sent"}
+
+    history.running.wait(told, None, "every notice to be sent")
+    history.running.settle()
+    check(history)
+
+
+@pytest.mark.slow_fault
+def test_fault_24_followups_clock_ends_its_escalations(history: History) -> None:
+    history.answer_all()
+    history.running.settle()
+    followup = history.running.db("followup")
+    overdue = (
+        "LOCK TABLE task IN EXCLUSIVE MODE;"
+        " UPDATE task SET call_by = now() - interval '1 hour', remind_at = NULL WHERE state = 'open'"
+    )
+    with _held(history, "followup", overdue, lambda: None, "followup-worker"):
+        history.cast.others[1].popen.terminate()
+    _ended(history.cast.others[1])
+    history.cast.others[1] = history.running.role("followup", "relay", "sender", "clock")
+
+    def late() -> int:
+        with followup.transaction() as tx:
+            return int(
+                tx.value(
+                    "SELECT count(*) FROM task WHERE state = 'open' AND call_by < %s"
+                    " AND escalated_at IS NULL",
+                    (tx.now,),
+                )
+            )
+
+    history.running.wait(lambda: not late(), None, "every late task to be told")
+    history.running.settle()
+    with followup.transaction() as tx:
+        times = tx.all("SELECT task_id, count(*) AS n FROM task_entry WHERE kind = 'escalated' GROUP BY 1")
+    assert times and {row["n"] for row in times} == {1}, times
     check(history)
