@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,14 +16,14 @@ import urllib3
 
 from shared.embedded.owner import Owner
 from shared.embedded.postgres import Postgres
-from shared.settings import SERVICES, load
-from tests.faults.conftest import PEOPLE
+from shared.settings import LOGS, SERVICES, load
+from tests.faults.conftest import PEOPLE, settings_for
 from tests.support import trial
 from tests.support.checker import check
 from tests.support.disk import NoDisk, SmallDisk
 from tests.support.history import Asked, Person, Traffic
 from tests.support.machine import Machine
-from tests.support.running import Running
+from tests.support.running import Running, brokers
 
 pytestmark = pytest.mark.slow_fault
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow_fault
 @contextlib.contextmanager
 def asked(machine: Machine, home: Path) -> Iterator[Asked]:
     """Everybody of an installation that runs is asked; `home` is where this process sees its data folder."""
-    environ = {"HEARBACK_HOME": str(home), "HEARBACK_PORT": str(machine.port)}
+    environ = {"HEARBACK_HOME": str(home), "HEARBACK_PORT": str(machine.port), **machine.env}
     installation = Running(load(environ))
     try:
         made = Asked(installation)
@@ -42,9 +42,18 @@ def asked(machine: Machine, home: Path) -> Iterator[Asked]:
         installation.close()
 
 
+@pytest.fixture(scope="module", params=LOGS)
+def log(request: pytest.FixtureRequest) -> Callable[[], dict[str, str]]:
+    """What tells an installation its log: nothing, or a broker's topics that no other one has."""
+    if request.param == "embedded":
+        return dict
+    broker = request.getfixturevalue("broker")
+    return lambda: {"HEARBACK_LOG": "kafka", **brokers(settings_for(broker))}
+
+
 @pytest.fixture(scope="module")
-def machine() -> Iterator[Machine]:
-    machine = Machine()
+def machine(log: Callable[[], dict[str, str]]) -> Iterator[Machine]:
+    machine = Machine(env=log())
     try:
         machine.up()
         yield machine
@@ -129,8 +138,10 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     made.close()
 
 
-def test_fault_14_a_full_disk_is_said_and_all_goes_on_when_there_is_room(disk: SmallDisk) -> None:
-    machine = Machine(home=disk.at / "here" / "var", prefix=disk.prefix)
+def test_fault_14_a_full_disk_is_said_and_all_goes_on_when_there_is_room(
+    disk: SmallDisk, log: Callable[[], dict[str, str]]
+) -> None:
+    machine = Machine(home=disk.at / "here" / "var", env=log(), prefix=disk.prefix)
     try:
         machine.up()
         with asked(machine, disk.path / "here" / "var") as history:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Literal
 
 import pytest
 import urllib3
@@ -15,8 +16,8 @@ from shared.clock import SystemClock
 from shared.db import Database, Statement
 from shared.ids import SystemIds
 from shared.log import move
-from shared.settings import SERVICES
-from tests.faults.conftest import PEOPLE, SEEDS
+from shared.settings import LOGS, SERVICES
+from tests.faults.conftest import PEOPLE, SEEDS, settings_for
 from tests.support import trial
 from tests.support.checker import check
 from tests.support.history import History, Traffic
@@ -30,8 +31,18 @@ SIZE = 3
 BOUND = 8.0
 
 
+@pytest.fixture(
+    scope="module",
+    params=[(log, seed) for log in LOGS for seed in SEEDS],
+    ids=lambda param: f"{param[0]}-seed{param[1]}",
+)
+def where(request: pytest.FixtureRequest) -> tuple[Literal["embedded", "kafka"], int]:
+    """The log and the seed."""
+    return request.param  # type: ignore[no-any-return]
+
+
 @pytest.fixture(scope="module")
-def pooler(postgres: TestPostgres) -> Iterator[PgBouncer]:
+def pooler(postgres: TestPostgres, where: object) -> Iterator[PgBouncer]:
     """In front of all three services' databases; the log's consumers keep connections of their own."""
     urls = FreshDatabases(postgres)
     connection = postgres.server.connect()
@@ -50,10 +61,14 @@ def pooler(postgres: TestPostgres) -> Iterator[PgBouncer]:
     urls.drop()
 
 
-@pytest.fixture(scope="module", params=SEEDS, ids=lambda seed: f"seed{seed}")
-def history(request: pytest.FixtureRequest, pooler: PgBouncer) -> Iterator[History]:
-    with running(pooler.urls) as installation:
-        made = History(installation, request.param, cast=Cast(installation))
+@pytest.fixture(scope="module")
+def history(
+    request: pytest.FixtureRequest, pooler: PgBouncer, where: tuple[Literal["embedded", "kafka"], int]
+) -> Iterator[History]:
+    log, seed = where
+    kafka = settings_for(request.getfixturevalue("broker")) if log == "kafka" else None
+    with running(pooler.urls, log=log, kafka=kafka) as installation:
+        made = History(installation, seed, cast=Cast(installation))
         made.invite(PEOPLE)
         installation.settle()
         yield made
@@ -169,7 +184,8 @@ def test_fault_15_a_pooler_killed_amid_requests_leaves_nothing_half_done(
 def test_a_move_of_the_log_through_a_pooler_leaves_no_lock_with_the_pooler(
     history: History, postgres: TestPostgres
 ) -> None:
-    assert "already" in history.running.command("log", "move", "--to", "embedded").stdout
+    here = history.running.settings.log or "embedded"
+    assert "already" in history.running.command("log", "move", "--to", here).stdout
     connection = postgres.server.connect()
     with connection.cursor() as cur:
         cur.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s", (move.LOCK,))

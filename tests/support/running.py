@@ -281,7 +281,7 @@ class Running:
             "HEARBACK_PORT": str(settings.port),
             "HEARBACK_MAILBOX_URL": settings.mailbox_url,
             **({"HEARBACK_LOG": settings.log} if settings.log else {}),
-            **(_brokers(settings.kafka) if settings.kafka else {}),
+            **(brokers(settings.kafka) if settings.kafka else {}),
             "HOME": str(settings.home),
             "PYTHONPATH": str(self.root),
             **self.environment,
@@ -310,7 +310,8 @@ class Cast:
         return self.consumers[service]
 
 
-def _brokers(kafka: KafkaSettings) -> dict[str, str]:
+def brokers(kafka: KafkaSettings) -> dict[str, str]:
+    """The environment that leads to them."""
     return {
         "HEARBACK_KAFKA_BOOTSTRAP": kafka.bootstrap,
         "HEARBACK_KAFKA_PREFIX": kafka.prefix,
