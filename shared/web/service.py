@@ -40,10 +40,21 @@ class WebDatabase(Database):
         self._connecting = ThreadPoolExecutor(4, "database-connect")
 
     def _pooled(self) -> psycopg2.extensions.connection:
+        return self._within(patience.left(patience.CONNECT_SECONDS))
+
+    def answers(self) -> bool:
+        """Whether the server says anything to who comes anew; one that is frozen does not."""
+        try:
+            self._within(patience.ANSWER_SECONDS).close()
+        except psycopg2.OperationalError as error:
+            return not isinstance(error.__cause__, FutureTimeout)
+        return True
+
+    def _within(self, seconds: float) -> psycopg2.extensions.connection:
         # libpq waits two seconds at the least, and for a frozen server for all five of them.
         made = self._connecting.submit(super()._pooled)
         try:
-            return made.result(patience.left(patience.CONNECT_SECONDS))
+            return made.result(seconds)
         except FutureTimeout as late:
             if not made.cancel():  # it has begun; the others would only queue up for nobody
                 made.add_done_callback(_close)
@@ -55,7 +66,7 @@ class WebDatabase(Database):
                 f"SET LOCAL statement_timeout = {patience.STAFF_STATEMENT_SECONDS * 1000};"
                 f" SET LOCAL lock_timeout = {self.statement_timeout}".encode()
             )
-            connection.budget = patience.Budget(connection, patience.STAFF_TRANSACTION_SECONDS)
+            connection.budget = patience.Budget(connection, patience.STAFF_TRANSACTION_SECONDS, self.answers)
             return
         left = patience.left(patience.TRANSACTION_SECONDS)
         # The server ends it a little before we would: that costs no connection.

@@ -12,6 +12,11 @@ import psutil
 import pytest
 import urllib3
 
+from shared.clock import SystemClock
+from shared.errors import Unavailable
+from shared.ids import SystemIds
+from shared.web import patience
+from shared.web.service import WebDatabase
 from tests.faults.conftest import history_on
 from tests.support.checker import check
 from tests.support.history import History
@@ -83,3 +88,22 @@ def test_fault_15_two_hundred_clients_of_a_slow_database_are_told_so_in_two_seco
     history.answer_all()
     history.running.settle()
     check(history)
+
+
+def test_fault_15_staff_are_told_of_a_frozen_database_as_soon_though_they_may_wait_longer(
+    history: History, postgres: TestPostgres
+) -> None:
+    db = WebDatabase(history.running.settings.database_urls["survey"], SystemClock(), SystemIds())
+    patience.for_staff.set(True)
+    try:
+        with db.transaction() as tx:
+            tx.execute("SELECT pg_sleep(%s)", (2 * patience.ASK_SECONDS,))  # slow, and there
+        began = time.monotonic()
+        with frozen(history, postgres):
+            for _ in range(2):  # with a connection, and without one
+                with pytest.raises(Unavailable), db.transaction() as tx:
+                    tx.execute("SELECT 1")
+            assert time.monotonic() - began < 2 * BOUND
+    finally:
+        patience.for_staff.set(False)
+        db.close()
