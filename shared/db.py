@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -183,16 +182,28 @@ class Tx:
         )
         return result if fetch else []
 
-    def copy(self, into: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Adds many rows to `into` ("table (column, …)"), in half the time that INSERT takes.
+    def add(
+        self,
+        table: str,
+        columns: Mapping[str, str],
+        rows: Iterable[Sequence[Any]],
+        alike: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Adds many rows in their order; `columns` are names and types, values as `_element` knows them.
 
-        Values are texts, bytes, numbers, flags, instants, dates or None.
+        `alike` are the columns that are the same in every row.
+
+        One statement, sent as a whole: amid a COPY the server waits for its client, with all its locks and
+        without any time-out, however long that stands still.
         """
-        connection: Any = self.cur.connection
-        if not connection.begun or connection.later:
-            self.cur.execute("SELECT")
-        lines = "".join(["\t".join(map(_copied, row)) + "\n" for row in rows])
-        self.cur.copy_expert(f"COPY {into} FROM STDIN", io.StringIO(lines))
+        arrays = ["{" + ",".join(map(_element, column)) + "}" for column in zip(*rows, strict=True)]
+        if arrays:
+            alike = alike or {}
+            into = f"{table} ({', '.join((*columns, *alike))})"
+            types = ", ".join(f"%s::{type}[]" for type in columns.values())
+            these = ", ".join(("many.*", *["%s"] * len(alike)))
+            sql = f"INSERT INTO {into} SELECT {these} FROM unnest({types}) AS many"  # noqa: S608 (ours)
+            self.execute(sql, [*alike.values(), *arrays])
 
     def _sql(self, sql: str | Statement) -> str:
         if isinstance(sql, str):
@@ -209,18 +220,15 @@ class Tx:
         return sql.execute
 
 
-def _copied(value: Any) -> str:
-    """A value as COPY's text format has it."""
-    if isinstance(value, str):
-        text = value.replace("\\", "\\\\")
-        if text.isprintable():
-            return text
-        return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+def _element(value: Any) -> str:
+    """A text, number, flag, instant, date, some bytes or None as an element of an array's text."""
     if value is None:
-        return "\\N"
+        return "NULL"
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, bytes):
-        return "\\\\x" + value.hex()
-    return str(value)
+        return '"\\\\x' + value.hex() + '"'
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 @dataclass

@@ -27,12 +27,12 @@ from shared.ids import as_uuid
 
 NAMESPACE = uuid.UUID("8f6c1d0e-6f0b-5f4e-9f3a-7c1d5b2a9e10")
 SHARDS = 4
-_COLUMNS = (
-    "shard", "topic", "key", "event_id", "type", "version", "occurred_at", "data", "replay", "trace",
-)  # fmt: skip
-_TABLE = f"outbox ({', '.join(_COLUMNS)})"
+_COLUMNS = {
+    "shard": "smallint", "topic": "text", "key": "text", "event_id": "uuid", "type": "text",
+    "version": "bigint", "occurred_at": "timestamptz", "data": "text", "replay": "boolean", "trace": "text",
+}  # fmt: skip
 _VALUES = ", ".join(f"%({name})s" for name in _COLUMNS)
-_INSERT = Statement(f"INSERT INTO {_TABLE} VALUES ({_VALUES})")  # noqa: S608 (names from above)
+_INSERT = Statement(f"INSERT INTO outbox ({', '.join(_COLUMNS)}) VALUES ({_VALUES})")  # noqa: S608 (names from above)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def append_many(tx: Tx, events: Sequence[New | tuple[Any, ...]]) -> list[str]:
     if len(rows) == 1:
         tx.later(_INSERT, dict(zip(_COLUMNS, rows[0], strict=True)))
     else:
-        tx.copy(_TABLE, rows)
+        tx.add("outbox", _COLUMNS, rows)
     return [row[3] for row in rows]
 
 

@@ -10,8 +10,14 @@ from shared.db import Database, Tx
 from shared.faults import crash_at
 from shared.log import Fenced, Pass, Record, UnknownTopic, partition_of
 
-_PAGE = 250
-_TABLE = 'log_record (topic, "partition", "offset", key, value, headers, appended_at)'
+_COLUMNS = {
+    "topic": "text",
+    '"partition"': "int",
+    '"offset"': "bigint",
+    "key": "text",
+    "value": "bytea",
+    "headers": "json",
+}
 
 
 class EmbeddedSink:
@@ -42,10 +48,9 @@ class EmbeddedSink:
                 place = row["topic"], row["partition"]
                 for offset, record in enumerate(by_place[place], row["next_offset"]):
                     headers = json.dumps(dict(record.headers))
-                    lines.append((*place, offset, record.key, record.value, headers, tx.now))
-            for start in range(0, len(lines), _PAGE):
-                tx.copy(_TABLE, lines[start : start + _PAGE])
-                crash_at("relay.mid_batch")
+                    lines.append((*place, offset, record.key, record.value, headers))
+            tx.add("log_record", _COLUMNS, lines, {"appended_at": tx.now})
+            crash_at("relay.mid_batch")
             tx.values(
                 """UPDATE log_partition p SET next_offset = p.next_offset + v.added FROM (VALUES %s)
                 AS v (topic, "partition", added)

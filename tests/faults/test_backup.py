@@ -96,6 +96,7 @@ def restored(history: Asked, running: Running) -> Asked:
     for ack in acks:
         people[ack.person.id].version = ack.version
     again = Asked(running, people=list(people.values()))
+    again.nonces = history.nonces
     again.acks = [Ack(people[ack.person.id], ack.score, ack.comment, ack.version) for ack in acks]
     return again
 

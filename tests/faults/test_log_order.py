@@ -229,6 +229,7 @@ def _open_answer(history: History, person: Person, score: int, comment: str) -> 
         assert tx.value("SELECT count(*) FROM outbox WHERE key = %s", (person.id,)) == 1
         yield
     person.version = outcome.recorded.version
+    history.nonces[person.id].add(form.nonce)
     history.acks.append(Ack(person, score, comment, person.version))
 
 
@@ -322,14 +323,24 @@ class Polled:
         keys = [str(uuid.UUID(int=number // 5)) for number in numbers]
         with self.db.transaction() as tx:
             at = tx.now
-            tx.copy(
-                "outbox (shard, topic, key, event_id, type, version, occurred_at, data)",
+            tx.add(
+                "outbox",
+                {
+                    "shard": "smallint",
+                    "topic": "text",
+                    "key": "text",
+                    "event_id": "uuid",
+                    "type": "text",
+                    "version": "bigint",
+                    "occurred_at": "timestamptz",
+                    "data": "text",
+                },
                 [
                     (
                         outbox.shard_of(key),
                         "deliveries",
                         key,
-                        uuid.UUID(int=n),
+                        str(uuid.UUID(int=n)),
                         "message.received",
                         n,
                         at,

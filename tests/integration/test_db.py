@@ -31,7 +31,7 @@ def db(postgres: TestPostgres) -> Iterator[Database]:
     postgres.drop(url)
 
 
-def test_what_is_copied_comes_back_as_it_was(db: Database) -> None:
+def test_what_is_added_comes_back_as_it_was(db: Database) -> None:
     texts = [
         "",
         "plain",
@@ -56,7 +56,9 @@ def test_what_is_copied_comes_back_as_it_was(db: Database) -> None:
         for n, text in enumerate(texts)
     ]
     with db.transaction() as tx:
-        tx.copy("thing (id, text, raw, at, day, flag)", rows)
+        types = ("integer", "text", "bytea", "timestamptz", "date", "boolean")
+        tx.add("thing", dict(zip(("id", "text", "raw", "at", "day", "flag"), types, strict=True)), rows)
+        tx.add("thing", {"id": "integer"}, [])
     with db.transaction() as tx:
         found = tx.all("SELECT * FROM thing ORDER BY id")
     assert [(*row.values(),) for row in ({**row, "raw": bytes(row["raw"])} for row in found)] == rows

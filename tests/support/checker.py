@@ -50,8 +50,12 @@ def _survey(history: Answers) -> list[Wrong]:
         if found != (ack.score, ack.comment):
             said = f"survey has {found} for {ack.person.email} version {ack.version}, not {ack.score}"
             wrong.append(("lost", said))
-    if len(rows) != len(kept):
-        wrong.append(("doubled", "survey has a version twice"))
+    versions = Counter(row["customer_id"] for row in rows)
+    wrong += [
+        ("doubled", f"survey has {versions[customer]} versions of {len(nonces)} forms of {customer}")
+        for customer, nonces in history.nonces.items()
+        if versions[customer] > len(nonces)
+    ]
     return wrong
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -47,6 +48,8 @@ class Answers:
     seed: int = 1
     people: list[Person] = field(default_factory=list)
     acks: list[Ack] = field(default_factory=list)
+    nonces: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """What each customer has sent, by their id: one form is one version at most, however often it is sent."""
     refused: int = 0
     """How many answers had to be sent once more."""
     checked: int = 0
@@ -62,8 +65,10 @@ class Answers:
         self, person: Person, score: int | None = None, comment: str | None = None, *, nonce: str = ""
     ) -> dict[str, str]:
         """The fields of an answer, as the page's script sends them; what is not given is made up."""
+        nonce = nonce or secrets.token_urlsafe(12)
+        self.nonces[person.id].add(nonce)
         return {
-            "nonce": nonce or secrets.token_urlsafe(12),
+            "nonce": nonce,
             "seen": str(person.version),
             "score": str(self.random.randint(0, 10) if score is None else score),
             "comment": self.random.choice(_COMMENTS) if comment is None else comment,

@@ -394,6 +394,11 @@ class Race:
                 )
             }
         states = {str(row["id"]): str(row["state"]) for row in survey}
+        wrong += [
+            f"{row['id']} is {row['state']}, and its permit is out still"
+            for row in survey
+            if row["permit_expires_at"] and row["state"] != "claimed"
+        ]
         refused = {row["customer"]: row for row in survey if row["state"] == "refused"}
         for one in self.trials:
             came = at.get(one.number, [])
