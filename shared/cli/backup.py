@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from contextlib import closing
 from pathlib import Path
 
 import click
 
 from shared.cli import show
 from shared.cli.owner import become_owner
-from shared.cli.work import arrive, consumed, database, fill_again
+from shared.cli.work import arrive, consumed, database, fill_again, rebuilding
 from shared.embedded import backup as backups
 from shared.embedded import restore as restoring
 from shared.embedded.restore import Restored
@@ -83,18 +83,10 @@ def _one(source: Path, service: str, replace: bool, steps: show.Steps) -> None:
 
 def _erase_again(settings: Settings) -> None:
     """Who asked to be erased after the backup is still known, by an id alone, to whoever heard of it."""
-    survey = import_module("services.survey.rebuild")
-    there = database(settings, "survey")
-    try:
-        for other in SERVICES:
-            if other != "survey":
-                heard = database(settings, other)
-                try:
-                    survey.erase_again(there, heard, settings)
-                finally:
-                    heard.close()
-    finally:
-        there.close()
+    with closing(database(settings, "survey")) as survey:
+        for other in ("followup", "reporting"):
+            with closing(database(settings, other)) as heard:
+                rebuilding("survey").erase_again(survey, heard, settings)
 
 
 def _hears(other: str, service: str) -> bool:

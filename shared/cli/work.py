@@ -181,7 +181,7 @@ def fill_again(settings: Settings, service: str, steps: show.Steps) -> None:
         try:
             with db.transaction() as tx:
                 tx.execute("SET LOCAL statement_timeout = 0")  # of millions it takes its time
-                _rebuild(service).clear(tx)
+                rebuilding(service).clear(tx)
         finally:
             db.close()
     for owner in SERVICES:
@@ -190,7 +190,7 @@ def fill_again(settings: Settings, service: str, steps: show.Steps) -> None:
             with steps.step(f"Having {owner} tell {', '.join(theirs)} again"):
                 db = database(settings, owner)
                 try:
-                    _rebuild(owner).republish(db, theirs)
+                    rebuilding(owner).republish(db, theirs)
                 finally:
                     db.close()
 
@@ -223,7 +223,8 @@ def arrive(settings: Settings, steps: show.Steps, readers: Sequence[str] = SERVI
             time.sleep(0.2)
 
 
-def _rebuild(service: str) -> Any:
+def rebuilding(service: str) -> Any:
+    """What a service can tell again and fill again, its module `rebuild`."""
     return importlib.import_module(f"services.{service}.rebuild")
 
 

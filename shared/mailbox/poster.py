@@ -114,10 +114,10 @@ class Poster:
         while not self._stop.is_set():
             self._wake.clear()
             try:
-                if time.monotonic() - forgot >= FORGET_SECONDS:
+                more = self.step()
+                if not more and time.monotonic() - forgot >= FORGET_SECONDS:
                     self.forget()
                     forgot = time.monotonic()
-                more = self.step()
             except Exception as error:
                 # The database may be away for a while; the thread must outlive that.
                 log.warning("mailbox.webhooks_wait", error=type(error).__name__)

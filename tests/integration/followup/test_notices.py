@@ -103,7 +103,7 @@ class Sending:
         code = f"""
             from datetime import datetime
             from pathlib import Path
-            from services.followup.notice_sender import NoticeSender, sender_loop
+            from services.followup.notice_sender import NoticeSender
             from shared.clock import ManualClock
             from shared.db import Database
             from shared.ids import SystemIds
