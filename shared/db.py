@@ -38,6 +38,15 @@ _DISK_FULL = "53100"
 _log = structlog.get_logger("hearback.db")
 
 
+# A host that is gone is noticed after 25 s: when its answer is waited for (s), or it is told something (ms).
+HOST_GONE: Mapping[str, Any] = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether `error` comes from a part that may be back soon, rather than from what was asked of it."""
     if isinstance(error, Unavailable | ConnectionError | TimeoutError):
@@ -293,10 +302,7 @@ class Database:
                 f"-c TimeZone=UTC -c statement_timeout={self.statement_timeout}"
                 f" -c idle_in_transaction_session_timeout={self.idle_timeout}"
             ),
-            keepalives_idle=10,
-            keepalives_interval=5,
-            keepalives_count=3,
-            tcp_user_timeout=25_000,  # as much for what is sent to a host that is gone (ms)
+            **HOST_GONE,
         )
 
     @contextmanager

@@ -19,6 +19,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
+from shared.db import HOST_GONE
 from shared.errors import HearbackError, Unavailable
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -249,8 +250,12 @@ def _try_upgrade(service: str, url: str, target: str, contracts: bool) -> bool:
     config = Config()
     config.set_main_option("script_location", str(_folder(service)).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
-    address = sqlalchemy.make_url(url).set(drivername="postgresql+psycopg2")
-    engine = sqlalchemy.create_engine(address, poolclass=NullPool, connect_args={"connect_timeout": 5})
+    # By libpq, as everybody connects: it also knows addresses of several hosts.
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg2://",
+        poolclass=NullPool,
+        creator=lambda: psycopg2.connect(url, connect_timeout=5, **HOST_GONE),
+    )
     floor = max(
         (step.version for step in _steps(service) if step.contracts and step.version <= target), default=""
     )
@@ -335,7 +340,7 @@ def _newer(service: str, current: str) -> str:
 def connection_to(service: str, url: str) -> Iterator[psycopg2.extensions.connection]:
     """A connection for a moment, committing each statement. Raises `Unavailable` when nobody answers."""
     try:
-        connection = psycopg2.connect(url, connect_timeout=5)
+        connection = psycopg2.connect(url, connect_timeout=5, **HOST_GONE)
     except psycopg2.OperationalError as error:
         said = (str(error).strip() or "no reason given").splitlines()[0]
         raise Unavailable(f"The database of {service} does not answer: {said}") from error
