@@ -166,7 +166,7 @@ def rebuild(service: str, wait: bool) -> None:
 
     Nothing that SERVICE owns is touched, nobody is written to, no task is opened.
     """
-    settings = load()
+    settings = load(databases=SERVICES)
     steps = show.Steps()
     fill_again(settings, service, steps)
     if wait:

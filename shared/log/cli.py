@@ -45,7 +45,7 @@ def topics(as_json: bool) -> None:
             "records": state.records,
             "appended": state.appended,
         }
-        for state in _log(load()).topics()
+        for state in _log(load(databases=())).topics()
     ]
     _show(rows, as_json, "There are no topics yet: nothing was ever started.")
 
@@ -55,7 +55,7 @@ def topics(as_json: bool) -> None:
 @_AS_JSON
 def lag(consumer: str | None, as_json: bool) -> None:
     """Show how far each consumer (or CONSUMER) is behind."""
-    settings = load()
+    settings = load(databases=SERVICES)
     rows = [
         {
             "consumer": lag.consumer,
@@ -81,7 +81,7 @@ def lag(consumer: str | None, as_json: bool) -> None:
 def tail(topic: str, last: int, follow: bool, values: bool, as_json: bool) -> None:
     """Show the last records of TOPIC, oldest first."""
     try:
-        for entry in _log(load()).tail(topic, last, follow=follow):
+        for entry in _log(load(databases=())).tail(topic, last, follow=follow):
             line: dict[str, Any] = {
                 "partition": entry.partition,
                 "offset": entry.offset,
@@ -100,7 +100,7 @@ def tail(topic: str, last: int, follow: bool, values: bool, as_json: bool) -> No
 @_AS_JSON
 def parked(as_json: bool) -> None:
     """List the keys whose events wait, and why."""
-    settings = load()
+    settings = load(databases=SERVICES)
     rows = []
     for service in SERVICES:
         with _database(settings, service) as db:
@@ -116,7 +116,7 @@ def parked(as_json: bool) -> None:
 @_AS_JSON
 def show(consumer: str, topic: str, key: str, values: bool, as_json: bool) -> None:
     """Show the parked events of one KEY, in their order."""
-    with _database(load(), consumer) as db:
+    with _database(load(databases=[consumer]), consumer) as db:
         events = parking.show(db, consumer, topic, key)
     rows = []
     for event in events:
@@ -136,7 +136,7 @@ def show(consumer: str, topic: str, key: str, values: bool, as_json: bool) -> No
 @click.argument("key", required=False)
 def replay(consumer: str, topic: str | None, key: str | None) -> None:
     """Apply what CONSUMER has parked: all of it, one TOPIC, or one KEY. It may be running."""
-    settings = load()
+    settings = load(databases=[consumer])
     with _database(settings, consumer) as db:
         loop = load_roles(consumer)["consumer"](RoleContext(settings, consumer, db.clock, db.ids, db))
         if not isinstance(loop, workers.ConsumerLoop):
@@ -161,7 +161,7 @@ def replay(consumer: str, topic: str | None, key: str | None) -> None:
 @click.confirmation_option(prompt="Drop these events unapplied, for good?")
 def discard(consumer: str, topic: str, key: str) -> None:
     """Drop the parked events of one KEY that can never be applied."""
-    with _database(load(), consumer) as db:
+    with _database(load(databases=[consumer]), consumer) as db:
         click.echo(f"{parking.discard(db, consumer, topic, key)} dropped.")
 
 
@@ -169,7 +169,7 @@ def discard(consumer: str, topic: str, key: str) -> None:
 @_SERVICE
 def resume(consumer: str) -> None:
     """Let a CONSUMER that stopped by itself try again."""
-    with _database(load(), consumer) as db:
+    with _database(load(databases=[consumer]), consumer) as db:
         stopped = workers.clear_stop(db, consumer)
     click.echo(f"{consumer} tries again." if stopped else f"{consumer} had not stopped.")
 
