@@ -320,7 +320,7 @@ def test_what_scaling_asks_the_databases_can_be_asked(full: Rendered, database_u
 
 # KEDA's own definitions come with no package that could be had; so by hand, from its documentation (2.12 on).
 SCALED = {"scaleTargetRef", "pollingInterval", "cooldownPeriod", "minReplicaCount", "maxReplicaCount",
-          "fallback", "advanced", "triggers"}  # fmt: skip
+          "advanced", "triggers"}  # fmt: skip
 KAFKA = {"bootstrapServers", "consumerGroup", "topic", "lagThreshold", "offsetResetPolicy",
          "allowIdleConsumers", "sasl", "tls"}  # fmt: skip
 PARAMETERS = {"connection", "username", "password", "ca", "cert", "key"}
@@ -338,7 +338,6 @@ def test_keda_takes_what_scales(variant: str) -> None:
         spec = one["spec"]
         assert one["apiVersion"] == "keda.sh/v1alpha1" and set(spec) == SCALED
         assert set(spec["scaleTargetRef"]) == {"name"}
-        assert set(spec["fallback"]) == {"failureThreshold", "replicas"}
         assert set(spec["advanced"]) == {"horizontalPodAutoscalerConfig"}
         assert all(
             type(spec[name]) is int

@@ -151,7 +151,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
 {{ include "hearback.fromSecret" (dict "name" "TWILIO_AUTH_TOKEN" "secret" .secret.name "key" .secret.authTokenKey) }}
 {{- if .secret.apiKeyKey }}
 {{ include "hearback.fromSecret" (dict "name" "TWILIO_API_KEY" "secret" .secret.name "key" .secret.apiKeyKey) }}
-{{ include "hearback.fromSecret" (dict "name" "TWILIO_API_SECRET" "secret" .secret.name "key" .secret.apiSecretKey) }}
+{{ include "hearback.fromSecret" (dict "name" "TWILIO_API_SECRET" "secret" .secret.name "key" (required "sms.twilio.secret.apiSecretKey: an API key has a secret" .secret.apiSecretKey)) }}
 {{- end }}
 {{- with .from }}
 - {name: TWILIO_FROM, value: {{ . | quote }}}
