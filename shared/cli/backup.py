@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from shared.channels import ledger
 from shared.cli import show
 from shared.cli.owner import become_owner
 from shared.cli.work import arrive, consumed, database, fill_again, rebuilding
@@ -14,6 +15,7 @@ from shared.embedded import backup as backups
 from shared.embedded import restore as restoring
 from shared.embedded.restore import Restored
 from shared.events.catalog import TOPICS
+from shared.migrate import has_ledger
 from shared.settings import SERVICES, Settings, home_folder, load
 
 _FOLDER = click.Path(path_type=Path)
@@ -59,6 +61,21 @@ def restore(folder: Path, replace: bool, service: str | None) -> None:
     click.echo(f"Restored what was there at {done.backup.began_at}. Go on with `hearback up`.")
 
 
+@click.command()
+def restored() -> None:
+    """Say that databases were put back by their server's own programs, before any sender starts.
+
+    Messages that were due by now may have been sent since the backup: they become uncertain, so that
+    nothing sends them again by itself. `restore` does this by itself.
+    """
+    owners = [service for service in SERVICES if has_ledger(service)]
+    settings = load(databases=owners)
+    for service in owners:
+        with closing(database(settings, service)) as db, db.transaction() as tx:
+            count = ledger.restored(tx)
+        click.echo(f"{service}: {count} messages may have been sent since")
+
+
 def _one(source: Path, service: str, replace: bool, steps: show.Steps) -> None:
     if not replace:
         raise click.ClickException(
@@ -102,4 +119,4 @@ def _tell(done: Restored, steps: show.Steps) -> None:
         )
 
 
-commands: list[click.Command] = [backup, restore]
+commands: list[click.Command] = [backup, restore, restored]
