@@ -319,8 +319,7 @@ def test_what_scaling_asks_the_databases_can_be_asked(full: Rendered, database_u
 
 
 # KEDA's own definitions come with no package that could be had; so by hand, from its documentation (2.12 on).
-SCALED = {"scaleTargetRef", "pollingInterval", "cooldownPeriod", "minReplicaCount", "maxReplicaCount",
-          "advanced", "triggers"}  # fmt: skip
+SCALED = {"scaleTargetRef", "pollingInterval", "minReplicaCount", "maxReplicaCount", "advanced", "triggers"}
 KAFKA = {"bootstrapServers", "consumerGroup", "topic", "lagThreshold", "offsetResetPolicy",
          "allowIdleConsumers", "sasl", "tls"}  # fmt: skip
 PARAMETERS = {"connection", "username", "password", "ca", "cert", "key"}
@@ -340,8 +339,7 @@ def test_keda_takes_what_scales(variant: str) -> None:
         assert set(spec["scaleTargetRef"]) == {"name"}
         assert set(spec["advanced"]) == {"horizontalPodAutoscalerConfig"}
         assert all(
-            type(spec[name]) is int
-            for name in ("pollingInterval", "cooldownPeriod", "minReplicaCount", "maxReplicaCount")
+            type(spec[name]) is int for name in ("pollingInterval", "minReplicaCount", "maxReplicaCount")
         )
         assert 1 <= spec["minReplicaCount"] <= spec["maxReplicaCount"]
         for trigger in spec["triggers"]:
