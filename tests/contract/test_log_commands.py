@@ -19,7 +19,7 @@ A, B = KEYS[0], KEYS[1]
 
 @pytest.fixture(autouse=True)
 def _here(log_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "load", lambda: log_settings)
+    monkeypatch.setattr(cli, "load", lambda **_: log_settings)
 
 
 def _run(*words: str, code: int = 0) -> Result:
