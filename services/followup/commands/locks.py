@@ -1,4 +1,7 @@
-"""The order in which rows are locked: accounts, customers, tasks, each sorted; unknown ones become stubs."""
+"""The order in which rows are locked: accounts, customers, tasks, notices, deliveries, each sorted.
+
+Unknown accounts and customers become stubs.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,9 @@ def lock_for(tx: Tx, events: Sequence[Event]) -> None:
     accounts: set[str] = set()
     customers: set[str] = set()
     responses: set[str] = set()
+    erased: set[str] = set()
+    notices: set[str] = set()
+    deliveries: set[str] = set()
     for event in events:
         if event.topic not in ("customers", "responses", "deliveries"):
             continue
@@ -63,6 +69,11 @@ def lock_for(tx: Tx, events: Sequence[Event]) -> None:
             accounts.add(account["id"])
         if isinstance(data.get("response_id"), str):
             responses.add(data["response_id"])
+        if event.topic == "customers" and event.data is None:
+            erased.add(event.key)
+        if event.topic == "deliveries" and data.get("kind") == "notice":
+            notices.add(data["ref_id"])
+            deliveries.add(data["delivery_id"])
     if not customers:
         return
     # A revision or an erasure also touches the task that the answer is behind already.
@@ -76,3 +87,25 @@ def lock_for(tx: Tx, events: Sequence[Event]) -> None:
         else:
             customers.add(row["customer_id"])
     lock(tx, accounts, customers)
+    if notices or erased:
+        _lock_messages(tx, sorted(erased), sorted(notices), sorted(deliveries))
+
+
+def _lock_messages(tx: Tx, erased: list[str], notices: list[str], deliveries: list[str]) -> None:
+    """Notices and deliveries that reports are about, or that an erasure takes the words from.
+
+    A sender locks some without their customers, and of who is erased there is no row to lock.
+    """
+    # Erasing deletes the row; a change being published holds it, one customer after the other.
+    tx.later("SELECT 1 FROM customer WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE", (erased,))
+    tx.later(
+        "SELECT 1 FROM notice WHERE id = ANY(%s::uuid[]) OR customer_id = ANY(%s::uuid[])"
+        " ORDER BY id FOR NO KEY UPDATE",
+        (notices, erased),
+    )
+    # A notice that was sent again has another delivery, which is not needed once the first has arrived.
+    tx.later(
+        "SELECT 1 FROM delivery WHERE id = ANY(%s::uuid[]) OR customer_id = ANY(%s::uuid[])"
+        " OR ref_id = ANY(%s::uuid[]) AND kind = 'notice' ORDER BY id FOR UPDATE",
+        (deliveries, erased, notices),
+    )

@@ -142,25 +142,30 @@ def lock(tx: Tx, deliveries: Sequence[tuple[str, str, str | None]]) -> None:
 
 def cancel_waiting(tx: Tx, change_id: str, reason: str) -> int:
     """Skips the notices of a change that nobody has begun to send; returns how many."""
+    of_change = "SELECT {} FROM notice WHERE change_id = %s AND state = 'queued'"
+    # All of them before the first is written: one batch after the other would be another order.
+    for table, ids, strength in (
+        ("customer", "customer_id", "NO KEY UPDATE"),
+        ("notice", "id", "NO KEY UPDATE"),
+        ("delivery", "delivery_id", "UPDATE"),
+    ):
+        tx.value(
+            f"SELECT count(*) FROM (SELECT FROM {table} WHERE id IN ({of_change.format(ids)})"  # noqa: S608
+            f" ORDER BY id FOR {strength}) locked",
+            (change_id,),
+        )
     cancelled = 0
-    while True:
-        found = tx.all(
-            "SELECT d.id, d.ref_id, d.customer_id FROM delivery d JOIN notice n ON n.delivery_id = d.id"
-            " WHERE n.change_id = %s AND n.state = 'queued' AND d.state = 'queued'"
-            " ORDER BY d.customer_id LIMIT %s",
-            (change_id, BATCH),
-        )
-        lock(tx, [(row["id"], row["ref_id"], row["customer_id"]) for row in found])
-        rows = tx.all(
-            "UPDATE delivery SET state = 'refused', reason = %s, settled_at = %s"
-            " WHERE id = ANY(%s::uuid[]) AND state = 'queued' RETURNING ref_id",
-            (reason, tx.now, [row["id"] for row in found]),
-        )
+    while rows := tx.all(
+        "UPDATE delivery SET state = 'refused', reason = %s, settled_at = %s WHERE state = 'queued' AND id IN"
+        " (SELECT d.id FROM delivery d JOIN notice n ON n.delivery_id = d.id"
+        "  WHERE n.change_id = %s AND n.state = 'queued' AND d.state = 'queued' ORDER BY n.id LIMIT %s)"
+        " RETURNING ref_id",
+        (reason, tx.now, change_id, BATCH),
+    ):
         for row in rows:
             skip(tx, row["ref_id"], reason)
         cancelled += len(rows)
-        if len(found) < BATCH:
-            return cancelled
+    return cancelled
 
 
 def on_delivery_reported(tx: Tx, event: Event) -> None:

@@ -37,7 +37,8 @@ def test_senders_reports_withdrawals_and_erasures_never_wait_in_a_ring(sending: 
 
     def report(chosen: random.Random) -> None:
         told = [
-            sending.reported_of(one, chosen.choice(("delivered", "failed"))) for one in chosen.sample(made, 3)
+            sending.reported_of(one, chosen.choice(("delivered", "failed")))
+            for one in chosen.sample(made, 20)
         ]
         followup.apply(*told)
 
@@ -48,8 +49,11 @@ def test_senders_reports_withdrawals_and_erasures_never_wait_in_a_ring(sending: 
         except Conflict:
             pass
 
-    def erase(customer: str) -> None:
-        followup.apply(followup.erasure(customer))
+    def publish(chosen: random.Random) -> None:
+        sending.publish(f"One more {chosen.random()}")
+
+    def erase(*some: str) -> None:
+        followup.apply(*map(followup.erasure, some))
 
     def withdraw(change: str) -> None:
         with followup.db.transaction() as tx:
@@ -57,7 +61,7 @@ def test_senders_reports_withdrawals_and_erasures_never_wait_in_a_ring(sending: 
 
     steps = [
         *(partial(withdraw, one) for one in published[:6]),
-        *(partial(erase, one) for one in customers),
+        *(partial(erase, *sorted(customers[n : n + 2], reverse=True)) for n in range(0, 10, 2)),
         *(partial(withdraw, one) for one in published[6:]),
     ]
-    assert oppose(25, send, send, report, report, again, steps=steps) == 0
+    assert oppose(25, send, send, report, report, again, publish, steps=steps) == 0
