@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,19 +13,22 @@ from psycopg2.errors import DeadlockDetected
 Work = Callable[[random.Random], object]
 
 
-def oppose(rounds: int, *works: Work, steps: Sequence[Callable[[], object]] = ()) -> int:
+def oppose(rounds: int, *works: Work, steps: Sequence[Callable[[], object]] = ()) -> list[str]:
     """Runs each of `works` `rounds` times at least, all at once, and meanwhile `steps` one after the other;
-    returns how often PostgreSQL had to break a ring. Raises what else goes wrong.
+    returns the rings that PostgreSQL had to break, each with where. Raises what else goes wrong.
     """
-    over, rings, turns = threading.Event(), [0], threading.Semaphore(0)
+    over, turns = threading.Event(), threading.Semaphore(0)
+    rings: list[str] = []
 
     def count(work: Callable[[], object]) -> None:
         try:
             work()
         except Exception as error:
-            if not isinstance(error.__cause__ or error, DeadlockDetected):
+            ring = error.__cause__ or error
+            if not isinstance(ring, DeadlockDetected):
                 raise
-            rings[0] += 1
+            where = [f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(ring.__traceback__)]
+            rings.append(f"{' '.join(where)}: {ring}")
 
     def loop(number: int) -> None:
         chosen = random.Random(number)
@@ -50,4 +54,4 @@ def oppose(rounds: int, *works: Work, steps: Sequence[Callable[[], object]] = ()
             over.set()
         for one in running:
             one.result()
-    return rings[0]
+    return rings

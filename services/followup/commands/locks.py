@@ -30,13 +30,22 @@ def lock(tx: Tx, accounts: Iterable[str], customers: Iterable[str]) -> None:
         tx.all("SELECT 1 FROM account WHERE id = ANY(%s::uuid[]) ORDER BY id FOR NO KEY UPDATE", (ids,))
     ids = sorted(set(customers))
     if ids:
-        tx.execute(
+        # Nothing is tried for one who is there: it would wait for who erases them, and then bring them back.
+        made = tx.execute(
             """INSERT INTO customer (id)
-               SELECT id FROM unnest(%s::uuid[]) AS id
-               WHERE NOT EXISTS (SELECT 1 FROM erased WHERE customer_id = id) ORDER BY 1
+               SELECT id FROM unnest(%s::uuid[]) AS them (id)
+               WHERE NOT EXISTS (SELECT 1 FROM customer c WHERE c.id = them.id)
+                 AND NOT EXISTS (SELECT 1 FROM erased WHERE customer_id = them.id) ORDER BY 1
                ON CONFLICT DO NOTHING""",
             (ids,),
         )
+        if made:
+            # They may have been told of, and erased, while this waited.
+            tx.later(
+                "DELETE FROM customer WHERE id = ANY(%s::uuid[])"
+                " AND id IN (SELECT customer_id FROM erased WHERE customer_id = ANY(%s::uuid[]))",
+                (ids, ids),
+            )
         tx.all("SELECT 1 FROM customer WHERE id = ANY(%s::uuid[]) ORDER BY id FOR NO KEY UPDATE", (ids,))
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 
+import pytest
+
+from services.followup import handlers
 from services.followup.commands import changes, notices
 from shared.errors import Conflict
 from tests.integration.followup.test_notices import LEAD, Sending
 from tests.integration.followup.test_notices import sending as sending
+from tests.support.followup import new_id
 from tests.support.opposing import oppose
 
 
@@ -64,4 +70,25 @@ def test_senders_reports_withdrawals_and_erasures_never_wait_in_a_ring(sending: 
         *(partial(erase, *sorted(customers[n : n + 2], reverse=True)) for n in range(0, 10, 2)),
         *(partial(withdraw, one) for one in published[6:]),
     ]
-    assert oppose(25, send, send, report, report, again, publish, steps=steps) == 0
+    assert oppose(25, send, send, report, report, again, publish, steps=steps) == []
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+def test_who_is_erased_while_a_message_of_theirs_waits_does_not_come_back(
+    sending: Sending, known: bool
+) -> None:
+    followup = sending.followup
+    customer = sending.customer() if known else new_id()
+    with ThreadPoolExecutor(1) as pool:
+        with followup.db.transaction() as tx:
+            handlers.apply(tx, [followup.erasure(customer)])
+            waiting = pool.submit(followup.apply, followup.message(customer, "Call me"))
+            until = time.monotonic() + 20
+            while not followup.all(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock'"
+            ):
+                assert time.monotonic() < until and not waiting.done()
+        waiting.result()
+    assert not followup.all("SELECT 1 FROM customer WHERE id = %s", customer)
+    assert not followup.all("SELECT 1 FROM inbound_message")
