@@ -107,41 +107,50 @@ def every(seconds: float, step: Callable[[], bool], name: str = "") -> Loop:
 
 
 def together(*loops: Loop) -> Loop:
-    """One loop of several, each in a thread of its own; when one raises, all stop and it is raised here."""
+    """One loop of several, each in a thread of its own: while one fails and starts again the others go on."""
 
     def loop(stop: threading.Event) -> None:
-        mine, errors = health(), list[BaseException]()
+        mine = health()
         parts = [Health() for _ in loops]
-        done = threading.Event()
-
-        def run(part: Loop, its: Health) -> None:
-            _here.health = its
-            try:
-                part(done)
-            except BaseException as error:
-                errors.append(error)
-            finally:
-                done.set()
-
         threads = [
-            threading.Thread(target=run, args=pair, daemon=True) for pair in zip(loops, parts, strict=True)
+            threading.Thread(target=_keep, args=(part.__name__, part, stop, its), daemon=True)
+            for part, its in zip(loops, parts, strict=True)
         ]
         for thread in threads:
             thread.start()
-        while not (stop.is_set() or done.is_set()):
+        while not stop.is_set():
+            mine.restarts = sum(its.restarts for its in parts)
             worst = next((its for its in parts if its.error), None)
             if worst is not None:
                 mine.failed(worst.error)
             elif all(its.ready for its in parts):
                 mine.ok()
             stop.wait(0.2)
-        done.set()
         for thread in threads:
             thread.join()
-        if errors:
-            raise errors[0]
 
     return loop
+
+
+def _keep(name: str, loop: Loop, stop: threading.Event, mine: Health) -> None:
+    """Runs a loop again and again until `stop`, ever slower while it keeps failing."""
+    _here.health = mine
+    failures = 0
+    while not stop.is_set():
+        began = time.monotonic()
+        try:
+            loop(stop)
+            failures = 0
+            if not stop.is_set():
+                stop.wait(_BACK_OFF[0])  # a loop that ends early is not worth a busy wait
+        except Exception as error:
+            failures = 0 if time.monotonic() - began > _STEADY else failures
+            wait = _BACK_OFF[min(failures, len(_BACK_OFF) - 1)]
+            failures += 1
+            mine.restarts += 1
+            mine.failed(brief(error))
+            _log.error("role failed", role=name, error=brief(error), again_in=wait, exc_info=failures == 1)
+            stop.wait(wait)
 
 
 class Worker:
@@ -179,7 +188,7 @@ class Worker:
     def run(self, stop: threading.Event) -> None:
         """Works until `stop` is set, then waits for the roles to end what they are at."""
         self._threads = [
-            threading.Thread(target=self._keep, args=(role, loop, stop), name=role, daemon=True)
+            threading.Thread(target=_keep, args=(role, loop, stop, self.health[role]), name=role, daemon=True)
             for role, loop in self.loops.items()
         ]
         for thread in self._threads:
@@ -217,30 +226,6 @@ class Worker:
             "ready": all(role["ready"] for role in roles.values()),
             "roles": roles,
         }
-
-    def _keep(self, role: str, loop: Loop, stop: threading.Event) -> None:
-        """Runs one role again and again, ever slower while it keeps failing."""
-        mine = self.health[role]
-        _here.health = mine
-        failures = 0
-        while not stop.is_set():
-            began = self.context.clock.monotonic()
-            try:
-                loop(stop)
-                failures = 0
-                if not stop.is_set():
-                    stop.wait(_BACK_OFF[0])  # a loop that ends early is not worth a busy wait
-            except Exception as error:
-                lasted = self.context.clock.monotonic() - began
-                failures = 0 if lasted > _STEADY else failures
-                wait = _BACK_OFF[min(failures, len(_BACK_OFF) - 1)]
-                failures += 1
-                mine.restarts += 1
-                mine.failed(brief(error))
-                _log.error(
-                    "role failed", role=role, error=brief(error), again_in=wait, exc_info=failures == 1
-                )
-                stop.wait(wait)
 
     def _write(self) -> None:
         new = self.report.with_suffix(f".{os.getpid()}.new")

@@ -103,19 +103,31 @@ def test_an_old_report_counts_as_none(tmp_path: Path) -> None:
     assert read_report(tmp_path, "survey") is None
 
 
-def test_loops_together_end_together() -> None:
-    ended = threading.Event()
-
-    def steady(stop: threading.Event) -> None:
-        stop.wait()
-        ended.set()
+def test_of_loops_together_one_that_fails_starts_again_and_the_others_go_on(context: RoleContext) -> None:
+    tries: list[int] = []
 
     def failing(stop: threading.Event) -> None:
-        raise RuntimeError("gone")
+        tries.append(1)
+        if len(tries) < 4:
+            raise RuntimeError("gone")
+        health().ok()
+        stop.wait()
 
-    with pytest.raises(RuntimeError, match="gone"):
-        together(steady, failing)(threading.Event())
-    assert ended.is_set()
+    began: list[int] = []
+
+    def steady(stop: threading.Event) -> None:
+        began.append(1)
+        health().ok()
+        stop.wait()
+
+    worker = Worker(context, {"sender": together(steady, failing)})
+    stop, thread = running(worker)
+    until(lambda: worker.health["sender"].error == "RuntimeError: gone")
+    until(lambda: worker.health["sender"].ready and not worker.health["sender"].error)
+    assert worker.health["sender"].as_dict()["restarts"] == 3 and began == [1]
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_outside_a_role_nobody_reads_the_health() -> None:
