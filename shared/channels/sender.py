@@ -131,8 +131,11 @@ class Sender:
     def step(self) -> bool:
         """One batch; returns whether there may be more to do at once."""
         self._sweep()
-        size = max(1, min(MAX_BATCH, int(BATCH_SECONDS / self._seconds_each)))
-        if self._pause_is_over():
+        if self.channel and self._paused_for(self.channel) > 0:
+            return False
+        # A slow provider is no reason for idle hands: they all begin at once.
+        size = max(self.hands, min(MAX_BATCH, int(BATCH_SECONDS / self._seconds_each)))
+        if self._paused:
             size = 1  # whoever asked us to wait is asked again by one message, not by all hands at once
         with self.db.transaction() as tx:
             batch = ledger.claim(tx, size, self.kinds, self.channel)
@@ -169,12 +172,14 @@ class Sender:
             self._hand_over_all(granted, permits.granted, deadline)
         return True
 
-    def _pause_is_over(self) -> bool:
-        now = self.clock.monotonic()
-        over = [channel for channel, (until, _) in self._paused.items() if until <= now]
-        for channel in over:
-            del self._paused[channel]
-        return bool(over)
+    def _paused_for(self, channel: str) -> float:
+        """How many seconds nothing is to be handed to its provider."""
+        return self._paused.get(channel, (float("-inf"), ""))[0] - self.clock.monotonic()
+
+    def _pause_is_over(self, channel: str) -> None:
+        """Its provider took or refused a message for good; another hand may have been told to wait since."""
+        if self._paused_for(channel) <= 0:
+            self._paused.pop(channel, None)
 
     def _hand_over_all(
         self, granted: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
@@ -222,8 +227,8 @@ class Sender:
                 log.error("sender.render_failed", delivery=one.id, kind=one.kind, exc_info=error)
                 self._settle([Outcome(one, "failed", reason="The message could not be written.")])
                 continue
-            until, why = self._paused.get(message.channel, (float("-inf"), ""))
-            if (left := until - self.clock.monotonic()) > 0:
+            if (left := self._paused_for(message.channel)) > 0:
+                _, why = self._paused[message.channel]
                 paused.append(_Said(Outcome(one, "returned", reason=why), math.ceil(left), counted=False))
             else:
                 written[one.id] = (one, message, way)
@@ -245,14 +250,17 @@ class Sender:
             return _Said(Outcome(one, "uncertain", reason=error.message))
         except TransportError as error:
             wait = error.retry_after or 0
-            if wait and not error.permanent:
+            if wait and not error.permanent and wait > self._paused_for(message.channel):
                 # At once, for the other hands: theirs are told when they ask for something to hand over.
                 self._paused[message.channel] = (self.clock.monotonic() + wait, error.message)
+            elif error.permanent:
+                self._pause_is_over(message.channel)
             return _failure(one, error)
         except Exception as error:
             log.error("sender.transport_broke", delivery=one.id, exc_info=error)
             return _Said(Outcome(one, "uncertain", reason="The hand-over broke off."))
         crash_at("sender.after_hand_over")
+        self._pause_is_over(message.channel)
         # What a provider calls it is its own affair: it must not keep the ledger from noting the hand-over.
         return _Said(Outcome(one, "handed", provider_id=said and storable(said)[:_LONGEST_ID]))
 

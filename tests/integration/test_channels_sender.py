@@ -25,11 +25,13 @@ class Provider:
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
         self.taken: list[str] = []
+        self.calls = 0
         self.troubles: list[Exception] = []
         self.seconds = 0.01
 
     def send(self, message: Message) -> str:
         self.clock.advance(timedelta(seconds=self.seconds))
+        self.calls += 1
         if self.troubles:
             raise self.troubles.pop(0)
         self.taken.append(message.to)
@@ -49,6 +51,8 @@ class House:
         self.writing_takes = 0.0
         self.settled: list[tuple[str, str]] = []
         self.told: list[str] = []
+        self.asked: list[int] = []
+        """For how many messages at a time leave was asked."""
         self.sender = Sender(
             db,
             clock,
@@ -70,6 +74,7 @@ class House:
     def permits(self, batch: Sequence[Delivery]) -> Permits:
         if self.silent:
             raise Unavailable("no answer")
+        self.asked.append(len(batch))
         self.clock.advance(timedelta(seconds=self.asking_takes))
         granted = {one.id: Permit(one.address or "") for one in batch if one.address not in self.refused}
         refused = {one.id: self.refused[one.address or ""] for one in batch if one.address in self.refused}
@@ -261,16 +266,55 @@ def test_words_that_cannot_be_written_stop_nobody_else(house: House) -> None:
     assert house.states() == {"unwritable": "failed", "bob": "handed"}
 
 
-def test_a_batch_is_as_large_as_two_seconds_allow(house: House) -> None:
+def test_a_batch_is_as_large_as_two_seconds_allow_but_leaves_no_hand_idle(house: House) -> None:
     house.queue(*(f"c{number}" for number in range(40)))
     house.provider.seconds = 1.0
     for _ in range(60):
         house.sender.step()
     assert len(house.provider.taken) == len(set(house.provider.taken)) == 40
-    house.provider.taken.clear()
-    house.queue(*(f"d{number}" for number in range(10)))
+    house.queue(*(f"d{number}" for number in range(40)))
+    house.asked.clear()
     house.sender.step()
-    assert len(house.provider.taken) <= 2
+    assert house.asked == [HANDS]
+
+
+def test_while_a_provider_asks_to_wait_nothing_is_claimed_and_then_one_message_asks_again(
+    house: House, clock: ManualClock
+) -> None:
+    house.sender.channel = "email"
+    house.queue(*(f"c{number}" for number in range(20)))
+    house.provider.troubles = [
+        *(TransportError("slow down", permanent=False, retry_after=60) for _ in range(HANDS)),
+        TransportError("still", permanent=False, retry_after=60),
+    ]
+    house.sender.step()
+    asked = house.provider.calls
+    clock.advance(timedelta(seconds=59))
+    house.asked.clear()
+    house.sender.step()
+    assert house.asked == []
+    for _ in range(2):  # in vain at first
+        clock.advance(timedelta(seconds=61))
+        house.sender.step()
+    assert house.asked == [1, 1] and house.provider.calls == asked + 2 and len(house.provider.taken) == 1
+    while len(house.provider.taken) < 20:
+        house.sender.step()
+        clock.advance(timedelta(seconds=1))
+    assert Counter(house.provider.taken).most_common(1)[0][1] == 1
+
+
+def test_a_shorter_wait_does_not_cut_a_longer_one_short(house: House, clock: ManualClock) -> None:
+    house.sender.channel = "email"
+    house.queue("ann", "bob")
+    house.provider.troubles = [
+        TransportError("slow down", permanent=False, retry_after=600),
+        TransportError("away", permanent=False, retry_after=5),
+    ]
+    house.sender.step()
+    asked = house.provider.calls
+    clock.advance(timedelta(seconds=590))
+    house.sender.step()
+    assert house.provider.calls == asked
 
 
 def test_what_hangs_on_settling_commits_with_it_or_not_at_all(house: House, clock: ManualClock) -> None:
