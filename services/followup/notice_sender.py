@@ -163,9 +163,19 @@ class NoticeSender:
             "INSERT INTO permit_result (delivery_id, result, provider_id, reason, claim, at) VALUES %s"
             " ON CONFLICT (delivery_id) DO UPDATE SET result = excluded.result,"
             " provider_id = excluded.provider_id, reason = excluded.reason, claim = excluded.claim,"
-            " at = excluded.at",
+            " at = excluded.at"
+            # While survey is away a message comes back again and again; the permit is of its first claim.
+            " WHERE excluded.result <> 'returned'",
             [
-                (one.delivery.id, _result(one), one.provider_id, one.reason, _claim(one.delivery), tx.now)
+                (
+                    one.delivery.id,
+                    _result(one),
+                    one.provider_id,
+                    one.reason,
+                    # Which claim the permit was for that survey has closed nobody here knows any more.
+                    None if one.reason == _SETTLED else _claim(one.delivery),
+                    tx.now,
+                )
                 for one in outcomes
                 if _result(one)
             ],

@@ -212,3 +212,15 @@ def test_after_a_restore_what_was_due_is_uncertain_and_what_is_due_later_waits(
     clock.advance(timedelta(seconds=301))
     with db.transaction() as tx:
         assert [one.id for one in ledger.claim(tx, 10, ["invitation"])] == [later]
+
+
+def test_staffs_mails_are_found_by_an_index_however_many_notices_wait_beside_them(
+    database: Callable[[str], Database],
+) -> None:
+    with database("followup").transaction() as tx:
+        ledger.queue_many(tx, [NewDelivery("notice", REF, "email") for _ in range(5_000)])
+        tx.execute("ANALYZE delivery")
+        assert ledger.claim(tx, 10, ["staff"], "email") == []
+        assert tx.cur.query is not None
+        plan = tx.all("EXPLAIN " + tx.cur.query.decode())
+    assert any("delivery_queued_staff" in row["QUERY PLAN"] for row in plan), plan

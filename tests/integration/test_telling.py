@@ -23,6 +23,7 @@ from services.followup.permits import SurveyPermits
 from services.survey import handlers as survey_handlers
 from shared.channels import Message, TransportError
 from shared.db import Database, Row
+from shared.errors import Unavailable
 from shared.events.envelope import Event
 from shared.ids import SystemIds
 from shared.roles import RoleContext
@@ -213,3 +214,32 @@ def test_when_survey_forgot_about_the_answer_nothing_is_sent(both: Both) -> None
 
     assert (both.notice()["state"], both.notice()["skip_reason"]) == ("skipped", "no_invitation")
     assert both.survey.one("SELECT state FROM delivery WHERE kind = 'notice'")["state"] == "failed"
+
+
+def test_a_permit_whose_answer_got_lost_is_given_back_after_a_long_silence_of_surveys(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both.unhappy("Zu spät")
+    both.publish()
+    post = SurveyPermits._post
+    asked: list[str] = []
+
+    def lost(self: SurveyPermits, path: str, body: Any) -> Any:
+        asked.append(path)
+        if len(asked) == 1:
+            post(self, path, body)
+        raise Unavailable("Survey does not answer; messages wait.")
+
+    monkeypatch.setattr(SurveyPermits, "_post", lost)
+    for _ in range(20):  # survey is away for longer than it believes that a sender lives
+        assert both.send() == []
+        both.survey.clock.advance(timedelta(seconds=5))
+    both.survey.sender.step()
+    assert both.survey.one("SELECT state FROM delivery WHERE kind = 'notice'")["state"] == "uncertain"
+    monkeypatch.setattr(SurveyPermits, "_post", post)
+    both.survey.clock.advance(timedelta(seconds=5))
+    assert len(both.send()) == 1
+    both.survey.clock.advance(timedelta(seconds=5))
+    both.send()
+    states = [row["state"] for row in both.survey.all("SELECT state FROM delivery WHERE kind = 'notice'")]
+    assert states == ["handed"]

@@ -142,17 +142,18 @@ def lock(tx: Tx, deliveries: Sequence[tuple[str, str, str | None]]) -> None:
 
 def cancel_waiting(tx: Tx, change_id: str, reason: str) -> int:
     """Skips the notices of a change that nobody has begun to send; returns how many."""
-    of_change = "SELECT {} FROM notice WHERE change_id = %s AND state = 'queued'"
-    # All of them before the first is written: one batch after the other would be another order.
-    for table, ids, strength in (
-        ("customer", "customer_id", "NO KEY UPDATE"),
-        ("notice", "id", "NO KEY UPDATE"),
-        ("delivery", "delivery_id", "UPDATE"),
+    # All of them before the first is written: one batch after the other would be another order. Under their
+    # customers' locks nobody has an uncertain one sent again; and then no other becomes a waiting one.
+    for table, ids, states, strength in (
+        ("customer", "customer_id", ["queued", "uncertain"], "NO KEY UPDATE"),
+        ("notice", "id", ["queued"], "NO KEY UPDATE"),
+        ("delivery", "delivery_id", ["queued"], "UPDATE"),
     ):
         tx.value(
-            f"SELECT count(*) FROM (SELECT FROM {table} WHERE id IN ({of_change.format(ids)})"  # noqa: S608
+            f"SELECT count(*) FROM (SELECT FROM {table} WHERE id IN"  # noqa: S608
+            f" (SELECT {ids} FROM notice WHERE change_id = %s AND state = ANY(%s))"
             f" ORDER BY id FOR {strength}) locked",
-            (change_id,),
+            (change_id, states),
         )
     cancelled = 0
     while rows := tx.all(
