@@ -1,18 +1,21 @@
 """A slow database costs a clear word within two seconds, and never the whole web.
 
 Each process has a few places for requests at work in the database, and many threads more to answer those that
-find no place. Who waits for one gives up when nothing moves. How long those at work may take says `patience`.
+find no place. Who waits for one gives up when nothing moves. How long those at work may take says `patience`;
+who is still sending something is not at work (`bodies`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 from flask import Flask, current_app, g, request
 
 from shared.errors import Unavailable
-from shared.web import access, patience
+from shared.web import access, bodies, patience
 
 AT_WORK = 4
 """Requests of a process that are at work in a service at a time. The last place is never staff's."""
@@ -47,6 +50,16 @@ class Places:
             self._taken[staff] += 1
             self._moved = time.monotonic()
 
+    @contextlib.contextmanager
+    def away(self, staff: bool) -> Iterator[None]:
+        """Gives the place to others for as long as a client is waited for; comes back without a queue."""
+        self.leave(staff)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken[staff] += 1
+
     def leave(self, staff: bool) -> None:
         """Gives the place back."""
         with self._changed:
@@ -68,6 +81,7 @@ def install(app: Flask) -> None:
             return
         declared = access.declared(current_app, request.endpoint or "", request.method)
         staff = declared is not None and declared.kind in ("staff", "operator")
+        bodies.receive(lambda: places.away(staff))
         patience.for_staff.set(staff)
         patience.until.set(None if staff else time.monotonic() + patience.REQUEST_SECONDS)
         places.enter(staff)

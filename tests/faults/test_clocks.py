@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from services.followup.commands import attempts, reminders
+from services.followup.commands import attempts, reminders, staff
 from services.followup.domain.by import By
 from services.followup.domain.deadline import DAYS
+from services.survey.commands import company
 from shared.clock import ManualClock
+from shared.db import Row
 from shared.settings import Settings
-from tests.faults.conftest import SEEDS
+from tests.faults.conftest import SEEDS, settings_for
 from tests.support import trial
 from tests.support.asking import START, Asking, trail_link
+from tests.support.checker import check
 from tests.support.followup import Followup, account, new_id
+from tests.support.history import History, Traffic
+from tests.support.postgres import FreshDatabases, TestPostgres
+from tests.support.running import Cast, running
+from tests.support.wall_clock import WallClock
 
 HOUR = timedelta(hours=1)
 LOOK = timedelta(minutes=10)
 # Some of them begin in each hour of the day before the moment, and of the one after it.
 TASKS = 24
+# So many customers say nothing more after their answer; those of one firm are among them together.
+QUIET = 21
 ROUND_THE_CLOCK = {day: ["00:00", "24:00"] for day in DAYS}
 
 
@@ -154,6 +165,104 @@ def test_fault_23_a_call_that_a_fast_clock_escalated_is_escalated_again_when_it_
     escalated = len(followup.published("task.escalated"))
     trial.checked(2, {"lost": max(0, 2 - escalated), "doubled": max(0, escalated - 2)})
     assert escalated == 2
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow_fault)])
+def stepped(
+    request: pytest.FixtureRequest, postgres: TestPostgres, tmp_path: Path
+) -> Iterator[tuple[History, WallClock]]:
+    """Everything runs, forty minutes before the clocks change in spring, all by one wall clock."""
+    wall = WallClock(tmp_path / "off")
+    wall.set(datetime(2027, 3, 28, 0, 20, tzinfo=UTC))
+    kafka = settings_for(request.getfixturevalue("broker")) if request.param == "kafka" else None
+    urls = FreshDatabases(postgres)
+    with running(urls, wall.environment(), log=request.param, kafka=kafka, clock=wall) as installation:
+        yield History(installation, cast=Cast(installation)), wall
+    urls.drop()
+
+
+def test_fault_23_the_clock_of_all_processes_steps_amid_mails_answers_reminders_and_escalations(
+    stepped: tuple[History, WallClock],
+) -> None:
+    history, wall = stepped
+    installation = history.running
+    survey, followup = installation.db("survey"), installation.db("followup")
+    with followup.transaction() as tx:
+        key = installation.settings.key("one-time-password")
+        staff.add(tx, key, email="ann@acme.example", name="Ann", role="agent")
+        staff.add(tx, key, email="lea@acme.example", name="Lea", role="lead")
+    installation.settle()
+    with survey.transaction() as tx:
+        company.ensure(tx)
+        company.change(
+            tx,
+            {
+                "time_zone": "Europe/Berlin",
+                "business_hours": ROUND_THE_CLOCK,
+                "first_contact_hours": 1,
+                "fallback_owner": "ann@acme.example",
+            },
+        )
+    history.invite(QUIET + 9)
+    installation.settle()
+    quiet = history.people[:QUIET]
+    for person in quiet:
+        history.answer(person, 2)
+    installation.settle()
+
+    def calls() -> list[Row]:
+        with followup.transaction() as tx:
+            return tx.all(
+                "SELECT DISTINCT t.* FROM task t JOIN task_response x ON x.task_id = t.id"
+                " WHERE x.customer_id = ANY(%s::uuid[])",
+                ([person.id for person in quiet],),
+            )
+
+    with Traffic(history, history.people[QUIET:]) as traffic:
+
+        def step(by: timedelta) -> None:
+            """All go on: customers are asked, answer, and a consumer that dies is replaced."""
+            wall.set(wall.now() + by)
+            traffic.wait_for_more()
+            # Two rounds of the clock, which looks every second.
+            time.sleep(2.5)
+
+        step(-HOUR)
+        history.cast.consumers["followup"].kill()
+        history.cast.consumer_again("followup")
+        history.invite(3)
+        step(HOUR)
+        assert all(call["remind_at"] for call in calls())
+        wall.set(max(call["remind_at"] for call in calls()) + timedelta(seconds=1))
+        installation.wait(lambda: not any(call["remind_at"] for call in calls()), None, "the reminders")
+        step(-HOUR)
+        step(HOUR)
+        wall.set(max(call["call_by"] for call in calls()) + timedelta(seconds=1))
+        installation.wait(lambda: all(call["escalated_at"] for call in calls()), None, "the escalations")
+        step(-HOUR)
+        history.invite(3)
+        step(HOUR)
+        step(HOUR)
+        step(-HOUR)
+    installation.settle()
+    check(history)
+    found = {str(call["id"]) for call in calls()}
+    log = installation.log()
+    escalated = Counter(
+        entry.key
+        for entry in log.tail("tasks", 100_000)
+        if entry.headers["type"] == "task.escalated" and entry.key in found
+    )
+    log.close()
+    with followup.transaction() as tx:
+        reminded = Counter(
+            str(row["ref_id"])
+            for row in tx.all("SELECT ref_id FROM delivery WHERE data->>'template' = 'reminder'")
+            if str(row["ref_id"]) in found
+        )
+    assert escalated == reminded == Counter(found)
+    # An hour is an hour, though the clock on the wall jumped from two to three.
+    assert all(timedelta(seconds=3570) < call["due_at"] - call["opened_at"] <= HOUR for call in calls())
 
 
 @pytest.mark.parametrize("step", [-HOUR, HOUR], ids=["back", "forward"])

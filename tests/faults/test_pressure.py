@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -15,7 +18,7 @@ import urllib3
 from shared.clock import SystemClock
 from shared.errors import Unavailable
 from shared.ids import SystemIds
-from shared.web import patience
+from shared.web import bodies, patience
 from shared.web.service import WebDatabase
 from tests.faults.conftest import history_on
 from tests.support.checker import check
@@ -107,3 +110,60 @@ def test_fault_15_staff_are_told_of_a_frozen_database_as_soon_though_they_may_wa
     finally:
         patience.for_staff.set(False)
         db.close()
+
+
+def test_fault_15_bodies_that_never_come_keep_nobody_from_being_served(history: History) -> None:
+    url = urlsplit(history.running.url)
+    head = (f"POST /a/{history.people[0].token} HTTP/1.1", f"Host: {url.netloc}", "Content-Length: 300")
+    history.answer_all()
+    http = urllib3.PoolManager(timeout=30, retries=False)
+
+    def pages_are_served() -> None:
+        for person in history.people:
+            began = time.monotonic()
+            assert http.request("GET", f"{history.running.url}/a/{person.token}").status == 200
+            assert time.monotonic() - began < BOUND
+
+    with contextlib.ExitStack() as stack:
+
+        def stall(count: int) -> None:
+            for _ in range(count):
+                line = stack.enter_context(socket.create_connection((url.hostname, url.port)))
+                line.sendall("\r\n".join((*head, "", "score=")).encode())
+
+        # More than there are places for requests at work in the database.
+        stall(bodies.WAITING - 2)
+        refused = history.refused
+        pages_are_served()
+        for person in history.people:
+            history.answer(person)
+        assert history.refused == refused
+        # More than are waited for: then nothing is taken in, in two seconds, but pages are still there.
+        stall(3 * bodies.WAITING)
+        time.sleep(bodies.TURN_SECONDS + 0.5)
+        pages_are_served()
+        began = time.monotonic()
+        form = history.form(history.people[0])
+        answered = http.request(
+            "POST", f"{url.geturl()}/a/{history.people[0].token}", fields=form, encode_multipart=False
+        )
+        assert answered.status == 503 and "Retry-After" in answered.headers
+        assert time.monotonic() - began < BOUND
+    history.answer_all()
+    history.running.settle()
+    check(history)
+
+
+def test_a_client_that_is_gone_without_a_word_is_noticed(history: History) -> None:
+    url = urlsplit(history.running.url)
+    with socket.create_connection((url.hostname, url.port)) as line:
+        line.sendall(f"POST / HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 3\r\n\r\n".encode())
+        here = line.getsockname()
+
+        def timed() -> bool:
+            # The server's end of it, and the timer that the kernel has for it (proc(5): 02 is keepalive).
+            rows = [row.split() for row in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+            there = f"0100007F:{here[1]:04X}"
+            return any(row[2] == there and row[5].startswith("02:") for row in rows)
+
+        history.running.wait(timed, None, "the kernel to look after the client")

@@ -27,7 +27,7 @@ def check(history: Answers, *, parked: int = 0, waiting: frozenset[str] = frozen
         *_replicas(history, "followup", waiting),
         *_tasks(history, waiting),
         *_versions_in_order(running),
-        *_handed_over_once(running),
+        *_handed_over_once(history),
         *_figures(running, waiting),
         *_parked(running, parked),
     ]
@@ -139,13 +139,10 @@ def _versions_in_order(running: Running) -> list[Wrong]:
     return wrong
 
 
-def _handed_over_once(running: Running) -> list[Wrong]:
+def _handed_over_once(history: Answers) -> list[Wrong]:
     """No delivery reached the provider twice, and each that is said to have been handed over did."""
-    with running.db("log").transaction() as tx:
-        rows = tx.all(
-            "SELECT delivery_id, count(*) AS n FROM mailbox.message WHERE direction = 'out' GROUP BY 1"
-        )
-    arrived = {row["delivery_id"]: row["n"] for row in rows}
+    running = history.running
+    arrived = Counter(message.delivery_id for message in history.messages())
     wrong: list[Wrong] = [
         ("doubled", f"delivery {delivery} was handed over {n} times")
         for delivery, n in arrived.items()

@@ -21,13 +21,27 @@ _COMMENTS = ("too slow", "nobody called back", "fine", "lovely people", "the inv
 
 @dataclass
 class Person:
-    """A customer, and their link once their message has come."""
+    """A customer, and their link once their message has come. Who has a `phone` is asked by text."""
 
     email: str
     account: str | None
     id: str = ""
     token: str = ""
     version: int = 0
+    phone: str = ""
+
+    @property
+    def address(self) -> str:
+        return self.phone or self.email
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A message that a provider has taken, as often as it has."""
+
+    delivery_id: str
+    to: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,8 @@ class Answers:
     """How many of `acks` the checker has seen."""
     where: Callable[[], str] | None = None
     """Where each attempt goes to; by default to the installation's web."""
+    taken: Callable[[], list[Taken]] | None = None
+    """What the providers have taken; by default what is in the installation's mailbox."""
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -120,6 +136,14 @@ class Answers:
             while self.random.random() < revise:
                 self.answer(person)
 
+    def messages(self) -> list[Taken]:
+        """Every message that has reached a provider."""
+        if self.taken:
+            return self.taken()
+        with self.running.db("log").transaction() as tx:
+            rows = tx.all("SELECT delivery_id, recipient, text FROM mailbox.message WHERE direction = 'out'")
+        return [Taken(row["delivery_id"], row["recipient"], row["text"]) for row in rows]
+
     def forget(self, person: Person) -> None:
         """They were erased: nothing of theirs is expected any more."""
         self.people.remove(person)
@@ -141,17 +165,30 @@ class Asked(Answers):
             ask.step(tx, run)
         self.collect()
 
-    def ask(self, count: int) -> str:
-        """Has more customers asked; returns the id of the ask, which survey's clock works off."""
-        begin = len(self.people)
+    def ask(self, count: int, texts: int = 0) -> str:
+        """Has more customers asked, the last `texts` of them by SMS; returns the id of the ask, which
+        survey's clock works off.
+        """
+        begin, by_text = len(self.people), len(self.people) + count - texts
         new = [
-            Person(f"person{number}@example.com", f"Firm {number // 3}" if number % 2 else None)
+            Person(
+                f"person{number}@example.com",
+                f"Firm {number // 3}" if number % 2 else None,
+                phone=f"+49301234{number:03}" if number >= by_text else "",
+            )
             for number in range(begin, begin + count)
         ]
         db = self.running.db("survey")
         prints = opt_out_fingerprints(self.running.settings)
         rows = [
-            Row({"email": one.email, "name": one.email.split("@")[0], "account": one.account}, {})
+            Row(
+                {
+                    "phone" if one.phone else "email": one.address,
+                    "name": one.email.split("@")[0],
+                    "account": one.account,
+                },
+                {},
+            )
             for one in new
         ]
         with db.transaction() as tx:
@@ -165,14 +202,13 @@ class Asked(Answers):
 
     def collect(self) -> None:
         """Returns when everybody has got their message, and knows their link."""
-        self.running.wait(self._collect, None, "the messages")
+        self.running.wait(self.reached, None, "the messages")
 
-    def _collect(self) -> bool:
-        with self.running.db("log").transaction() as tx:
-            rows = tx.all("SELECT recipient, text FROM mailbox.message WHERE direction = 'out'")
-        found = {row["recipient"]: TOKEN.search(row["text"]) for row in rows}
+    def reached(self) -> bool:
+        """Notes the link of whoever has got their message; whether all have."""
+        found = {message.to: TOKEN.search(message.text) for message in self.messages()}
         for one in self.people:
-            match = found.get(one.email)
+            match = found.get(one.address)
             if match:
                 one.token = match[1]
         return all(one.token for one in self.people)

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import psutil
 import urllib3
 
-from shared.clock import SystemClock
+from shared.clock import Clock, SystemClock
 from shared.db import Database
 from shared.embedded.owner import find_owner
 from shared.errors import Unavailable
@@ -101,6 +101,8 @@ class Running:
     processes: list[Process] = field(default_factory=list)
     databases: dict[str, Database] = field(default_factory=dict)
     root: Path = ROOT
+    clock: Clock = field(default_factory=SystemClock)
+    """What is seeded has its time."""
 
     @property
     def url(self) -> str:
@@ -110,7 +112,7 @@ class Running:
         """A service's database, for looking and for seeding."""
         if service not in self.databases:
             self.databases[service] = Database(
-                self.settings.database_urls[service], SystemClock(), SystemIds(), name=f"test-{service}"
+                self.settings.database_urls[service], self.clock, SystemIds(), name=f"test-{service}"
             )
         return self.databases[service]
 
@@ -327,11 +329,13 @@ def running(
     mailbox_url: str = "",
     log: Literal["embedded", "kafka"] | None = None,
     kafka: KafkaSettings | None = None,
+    clock: Clock | None = None,
 ) -> Iterator[Running]:
     """An installation on the databases of `urls`, with a free port and a folder; ended at the end.
 
     Its processes get `environment` besides. Its senders hand messages over to the provider at
-    `mailbox_url`, else to its own mailbox. `log` and `kafka` are as in the settings.
+    `mailbox_url`, else to its own mailbox. `log` and `kafka` are as in the settings. What the test seeds has
+    the time of `clock`.
     """
     home = Path(tempfile.mkdtemp(prefix="hearback-run-"))
     (home / "run").mkdir()
@@ -343,7 +347,7 @@ def running(
     )
     settings = replace(settings, port=port, public_url=here, survey_url=here, followup_url=here)
     settings = replace(settings, mailbox_url=mailbox_url or here)
-    found = Running(settings, environment or {})
+    found = Running(settings, environment or {}, clock=clock or SystemClock())
     try:
         found.wait(found.has_topics, None, "the log's topics")
         yield found

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from shared.provider_settings import SendGrid as SendGridSettings
 from shared.provider_settings import Twilio as TwilioSettings
 from shared.settings import Settings
+from tests.support.history import Taken
 from tests.support.providers.sendgrid import SendGrid
 from tests.support.providers.server import Reply, Request, Server
 from tests.support.providers.twilio import Twilio
@@ -64,6 +65,16 @@ class StandIn:
                 self.twilio.account, self.twilio.token, self.twilio.number, url=self.server.url
             ),
         )
+
+    def taken(self) -> list[Taken]:
+        """Every message that one of them has taken."""
+        mails = [
+            (mail["personalizations"][0]["to"][0]["email"], mail["content"][0]["value"])
+            for mail in self.sendgrid.mails
+        ]
+        texts = [(text["To"], text["Body"]) for text in self.twilio.texts]
+        ids = self.sendgrid.delivery_ids() + self.twilio.delivery_ids()
+        return [Taken(id, to, text) for id, (to, text) in zip(ids, mails + texts, strict=True)]
 
     def close(self) -> None:
         self.server.close()
