@@ -125,7 +125,7 @@ def _erase(tx: Tx, customer_id: str) -> None:
     )
     notices.on_customer_erased(tx, customer_id)
     triage.customer_erased(tx, customer_id)
-    for table in ("response", "unconfirmed", "inbound_message"):
+    for table in ("response", "response_before", "unconfirmed", "inbound_message"):
         tx.execute(f"DELETE FROM {table} WHERE customer_id = %s", (customer_id,))  # noqa: S608
     tx.execute("DELETE FROM customer WHERE id = %s", (customer_id,))
     tx.execute("DELETE FROM idempotency WHERE position(%s::bytea IN body) > 0", (customer_id.encode(),))

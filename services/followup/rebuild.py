@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any
 
 from services.followup.commands import changes, keys, locks, notices, staff, tasks
@@ -11,6 +12,8 @@ from shared.db import Database, Row, Tx
 from shared.events import inbox, outbox
 
 BATCH = 500
+PUT_ASIDE_FOR = timedelta(days=14)
+"""As long as the log keeps what came meanwhile."""
 TOPICS = ("staff", "tasks", "changes", "notices")
 
 
@@ -18,8 +21,19 @@ def clear(tx: Tx) -> None:
     """Empties the replicas and forgets what was consumed; never what followup owns, nor who was erased.
 
     Settings and accounts stay until their owner says them again (as version 0, which anything beats):
-    deadlines need the one, and locks the other. So do dismissals, which are ours.
+    deadlines need the one, and locks the other. So do dismissals, which are ours. What was known of answers
+    behind a task is put aside: a customer who speaks again meanwhile wants another call.
     """
+    # Others lock row after row in an order that these statements do not keep.
+    tx.execute("LOCK TABLE account, customer IN EXCLUSIVE MODE")
+    tx.execute(
+        """INSERT INTO response_before SELECT r.*, %s FROM response r
+           WHERE EXISTS (SELECT 1 FROM task_response WHERE response_id = r.id)
+           ON CONFLICT (id) DO UPDATE SET version = excluded.version, score = excluded.score,
+               band = excluded.band, comment = excluded.comment, callback = excluded.callback,
+               state = excluded.state, data = excluded.data, at = excluded.at""",
+        (tx.now,),
+    )
     tx.execute("UPDATE company SET version = 0")
     tx.execute("UPDATE program SET version = 0")
     tx.execute("UPDATE account SET version = 0")
@@ -28,6 +42,15 @@ def clear(tx: Tx) -> None:
     tx.execute("DELETE FROM unconfirmed WHERE dismissed_at IS NULL")
     tx.execute("DELETE FROM customer")
     inbox.clear(tx, GROUP)
+
+
+def forget_before(tx: Tx) -> None:
+    """Lets go of what was put aside and is known again by now, or will not be any more."""
+    tx.execute(
+        """DELETE FROM response_before b WHERE b.at < %s
+           OR EXISTS (SELECT 1 FROM response r WHERE r.id = b.id AND r.version >= b.version)""",
+        (tx.now - PUT_ASIDE_FOR,),
+    )
 
 
 def republish(db: Database, topics: Sequence[str] | None = None) -> int:

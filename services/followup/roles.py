@@ -42,6 +42,7 @@ def housekeeping(db: Database) -> bool:
     """Forgets old guesses at passwords; publishes the compacted topic once a day. No more now."""
     with db.transaction() as tx:
         login.forget_old(tx)
+        rebuild.forget_before(tx)
         mine = _take_chore(tx, "republish", REPUBLISH_AFTER)
     if mine:
         rebuild.republish(db, COMPACTED)

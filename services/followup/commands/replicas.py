@@ -197,6 +197,10 @@ def store_response(tx: Tx, version: int, data: Mapping[str, Any]) -> tuple[Answe
     before = tx.one("SELECT * FROM response WHERE id = %s", (data["response_id"],))
     if before and before["version"] >= version:
         return None
+    # While replicas are filled again: what was known of it before they were emptied.
+    known = before or tx.one(
+        "SELECT * FROM response_before WHERE id = %s AND version < %s", (data["response_id"], version)
+    )
     row = tx.one(
         """INSERT INTO response (id, version, customer_id, account_id, invitation_id, program_name,
                                  touchpoint, channel, score, band, comment, callback, answered_at, state,
@@ -224,7 +228,7 @@ def store_response(tx: Tx, version: int, data: Mapping[str, Any]) -> tuple[Answe
                VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING""",
             (row["id"], version, row["score"], row["comment"], row["callback"], data["revised_at"]),
         )
-    return (answer_of(before) if before else None), answer_of(row)
+    return (answer_of(known) if known else None), answer_of(row)
 
 
 # What pages want of an answer beside its columns; the account lives in its own table.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from services.followup import rebuild
-from services.followup.commands import attempts, keys, locks
+from services.followup.commands import attempts, keys, locks, resolving
 from services.followup.domain.by import By
 from shared.events.envelope import Event
 from tests.support.followup import Followup, account, new_id
@@ -47,6 +49,60 @@ def test_an_event_that_comes_again_after_clearing_opens_nothing(followup: Follow
         rebuild.clear(tx)
     followup.apply(event)
     assert len(followup.tasks()) == 1 and len(followup.published("task.opened")) == 1
+
+
+@pytest.mark.parametrize("words", ["It broke again", "Late"], ids=["new_words", "the_same_words"])
+def test_a_customer_who_speaks_again_while_replicas_are_empty_is_called_again(
+    followup: Followup, words: str
+) -> None:
+    carla, answer = new_id(), new_id()
+    followup.apply(followup.company(), followup.response(carla, 2, response_id=answer, comment="Late"))
+    task = followup.tasks()[0]["id"]
+    with followup.db.transaction() as tx:
+        resolving.resolve(tx, By(None, "Ann"), task, outcome="solved", theme="Late")
+    for _ in range(2):  # the second time there is nothing to put aside
+        with followup.db.transaction() as tx:
+            rebuild.clear(tx)
+    revision = followup.response(carla, 2, response_id=answer, comment=words)
+    followup.apply(revision)
+    followup.apply(again(revision))
+    state = followup.tasks()[0]["state"]
+    assert state == ("open" if words != "Late" else "resolved")
+    with followup.db.transaction() as tx:
+        rebuild.forget_before(tx)
+    assert not followup.all("SELECT 1 FROM response_before")
+
+
+def test_who_is_erased_while_replicas_are_empty_leaves_nothing_behind(followup: Followup) -> None:
+    carla = new_id()
+    followup.apply(followup.response(carla, 2, comment="Late"))
+    with followup.db.transaction() as tx:
+        rebuild.clear(tx)
+    assert followup.all("SELECT 1 FROM response_before")
+    followup.apply(followup.erasure(carla))
+    assert not followup.all("SELECT 1 FROM response_before")
+
+
+def test_emptying_replicas_and_a_consumer_never_wait_in_a_ring(followup: Followup) -> None:
+    low, high = sorted((account("Globex"), account("Initech")), key=lambda one: str(one["id"]))
+    for one in (high, low):  # as they lie in the table
+        followup.apply(followup.customer(new_id(), one))
+
+    def clear() -> None:
+        with followup.db.transaction() as tx:
+            rebuild.clear(tx)
+
+    with ThreadPoolExecutor(1) as pool:
+        with followup.db.transaction() as tx:
+            locks.lock(tx, [low["id"]], [])
+            emptied = pool.submit(clear)
+            while not followup.all(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+                " AND wait_event_type = 'Lock'"
+            ):
+                assert not emptied.done()
+            locks.lock(tx, [high["id"]], [])
+        emptied.result(10)
 
 
 def test_a_revision_while_replicas_are_empty_withdraws_nothing_it_cannot_judge(followup: Followup) -> None:
