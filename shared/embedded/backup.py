@@ -2,6 +2,7 @@
 
 A backup is a folder that is whole or not there: PostgreSQL's base backup, recovered to its point and
 stopped, beside the files that lie with it in the data folder, and `backup.json` with a digest of each file.
+Where it is kept need not keep modes or empty folders: `restore` makes both again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -49,7 +50,8 @@ class NoBackup(HearbackError):
 @dataclass(frozen=True, slots=True)
 class Backup:
     """What `backup.json` says. All that was acknowledged before `began_at` is there, nothing from after
-    `ended_at` (RFC 3339). `tables` are the databases' migrations, `files` the SHA-256 of each file."""
+    `ended_at` (RFC 3339). `tables` are the databases' migrations, `files` the SHA-256 of each file, `folders`
+    those in which there may be none."""
 
     format: int
     began_at: str
@@ -59,6 +61,21 @@ class Backup:
     tables: Mapping[str, str]
     answers: int
     files: Mapping[str, str]
+    folders: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` when something else stands there."""
+        texts = (self.began_at, self.ended_at, self.program, self.postgres)
+        if not (
+            all(isinstance(text, str) for text in (*texts, *self.folders))
+            and isinstance(self.tables, dict)
+            and set(self.tables) == set(DATABASES)
+            and isinstance(self.files, dict)
+            and {SECRET_FILE, FORMAT_FILE} <= set(self.files)
+            and all(isinstance(text, str) for text in (*self.tables.values(), *self.files.values()))
+            and not any(".." in Path(name).parts or Path(name).is_absolute() for name in self.folders)
+        ):
+            raise ValueError("not what a backup says of itself")
 
 
 def make(settings: Settings, target: Path, progress: Progress) -> Backup:
@@ -68,9 +85,14 @@ def make(settings: Settings, target: Path, progress: Progress) -> Backup:
     """
     home = settings.home
     check_format(home)
+    if target.is_mount():
+        raise CannotRunHere(
+            f"{target} is a whole disk, and a backup becomes a folder when it is done: choose a new folder"
+            f" on it, such as {target / 'hearback'}."
+        )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CannotRunHere(f"{target} is there already and is not empty: choose a new folder.")
-    if home == target or home in target.parents:
+    if home.resolve() in (target.resolve(), *target.resolve().parents):
         raise CannotRunHere(
             f"{target} lies in the data folder, and would be lost with it: choose another place."
         )
@@ -173,6 +195,7 @@ def _copy(settings: Settings, running: Postgres, copy: Postgres, progress: Progr
             tables,
             answers,
             digests(copy.home),
+            sorted(str(path.relative_to(copy.home)) for path in copy.home.rglob("*") if path.is_dir()),
         )
         write_private(copy.home / DESCRIPTION, json.dumps(asdict(made), indent=1) + "\n")
         copy.owner.own(copy.home / DESCRIPTION)

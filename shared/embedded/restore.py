@@ -68,7 +68,7 @@ def everything(home: Path, source: Path, progress: Progress, *, replace: bool) -
                 f"{home} holds an installation already ({', '.join(there)}). With --replace it is moved "
                 "aside, and nothing of it is deleted."
             )
-        with _copied(home, source, progress) as copy:
+        with _copied(home, source, held, progress) as copy:
             with progress.step("Looking which messages may have been sent since"), started(copy):
                 uncertain = sum(_hold(copy, service) for service in SERVICES if has_ledger(service))
             with progress.step("Putting it in its place"):
@@ -92,7 +92,7 @@ def one_service(settings: Settings, source: Path, service: str, progress: Progre
     if (source / SECRET_FILE).read_text().strip() != settings.secret:
         raise CannotRunHere(f"{source} is the backup of another installation: its secret is another one.")
     with folder.locked(home, lambda: progress.note("Another `hearback` is at work here; waiting for it.")):
-        with _copied(home, source, progress, times=3) as copy:
+        with _copied(home, source, held, progress, times=3) as copy:
             dump = copy.home / "dump"
             with progress.step(f"Reading {service} out of the backup"), started(copy):
                 uncertain = _hold(copy, service) if has_ledger(service) else 0
@@ -129,15 +129,17 @@ def _check_stopped(home: Path) -> None:
 
 
 @contextmanager
-def _copied(home: Path, source: Path, progress: Progress, *, times: int = 1) -> Iterator[Postgres]:
+def _copied(
+    home: Path, source: Path, held: Backup, progress: Progress, *, times: int = 1
+) -> Iterator[Postgres]:
     """A copy of the backup within the data folder, as a server that can be started; removed at the end.
 
-    There has to be room for so many `times` its size: a dump of it, and a database filled from that, may
-    follow.
+    Only what the backup knows of is copied, as nobody's but the owner's to read. There has to be room for so
+    many `times` its size: a dump of it, and a database filled from that, may follow.
     """
     restoring = home / _RESTORING
     shutil.rmtree(restoring, ignore_errors=True)
-    size = times * sum(path.stat().st_size for path in source.rglob("*") if path.is_file())
+    size = times * sum((source / name).stat().st_size for name in held.files)
     free = shutil.disk_usage(home).free
     if free < size + backup.SPARE:
         raise CannotRunHere(
@@ -149,11 +151,13 @@ def _copied(home: Path, source: Path, progress: Progress, *, times: int = 1) -> 
     owner = find_owner(home)
     try:
         with progress.step("Copying the backup"):
-            for name in folder.STATE:
-                if (source / name).is_dir():
-                    shutil.copytree(source / name, new / name)
-                else:
-                    shutil.copy2(source / name, new / name)
+            for name in held.folders:
+                (new / name).mkdir(parents=True, exist_ok=True)
+            for name in held.files:
+                (new / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, new / name)
+            for path in new.rglob("*"):
+                path.chmod(0o700 if path.is_dir() else 0o600)
             owner.own(restoring, deep=True)
         yield Postgres(new, owner)
     finally:

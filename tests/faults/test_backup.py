@@ -198,6 +198,25 @@ def test_who_was_erased_since_stays_erased_when_survey_is_put_back(
     check(history)
 
 
+def test_a_backup_that_was_kept_where_neither_modes_nor_empty_folders_are_is_restored(
+    machine: Machine, history: Asked, elsewhere: Machine
+) -> None:
+    folder = backed_up(machine, "kept-in-a-bucket")
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            (Path(place) / name).chmod(0o644)
+        Path(place).chmod(0o755)
+        if not os.listdir(place):
+            Path(place).rmdir()
+    (folder / "postgres" / "standby.signal").touch()  # whatever is put beside
+    done = elsewhere.run("restore", str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    elsewhere.up()
+    running = on(elsewhere)
+    check(restored(history, running))
+    running.close()
+
+
 def test_restore_refuses_what_would_do_harm(machine: Machine, history: Asked, elsewhere: Machine) -> None:
     folder = backed_up(machine, "to-be-refused")
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -209,6 +228,8 @@ def test_restore_refuses_what_would_do_harm(machine: Machine, history: Asked, el
 
     assert "is not empty" in refuses(machine, "backup", str(folder))
     assert "in the data folder" in refuses(machine, "backup", str(machine.home / "kept"))
+    assert "in the data folder" in refuses(machine, "backup", f"{folder}/../{machine.home.name}/kept")
+    assert "a whole disk" in refuses(machine, "backup", "/dev/shm")
     assert "stop it first" in refuses(machine, "restore", str(folder), "--replace")
     assert "holds no backup" in refuses(elsewhere, "restore", str(folder.parent))
     assert "another secret" in refuses(elsewhere, "restore", str(folder), HEARBACK_SECRET="x" * 40)
@@ -220,6 +241,10 @@ def test_restore_refuses_what_would_do_harm(machine: Machine, history: Asked, el
         ({"format": 2}, "newer version"),
         ({"postgres": "19"}, "of PostgreSQL 19"),
         ({"tables": {**json.loads(text)["tables"], "survey": "9999"}}, "at 9999"),
+        ({"tables": {"surveys": "0001"}}, "is damaged"),
+        ({"files": []}, "is damaged"),
+        ({"files": {}}, "is damaged"),
+        ({"folders": ["../elsewhere"]}, "is damaged"),
     ):
         (folder / "backup.json").write_text(json.dumps({**json.loads(text), **changed}))
         assert said in refuses(elsewhere, "restore", str(folder))
