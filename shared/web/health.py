@@ -35,7 +35,7 @@ def blueprint(here: Service, observer: Observer) -> Blueprint:
 
     @bp.get("/readyz")
     @public
-    def readyz() -> tuple[Response, int]:
+    def readyz() -> tuple[Response, int, dict[str, str]]:
         """Ready means: the database answers and its tables serve us. The log's trouble shows in the body.
 
         Tables of a newer version serve as long as they have lost nothing that this one uses.
@@ -54,7 +54,7 @@ def blueprint(here: Service, observer: Observer) -> Blueprint:
             body["problem"] = problem
         body["log"] = lag.value()
         body["status"] = "ready" if ready else "unready"
-        return jsonify(body), 200 if ready else 503
+        return jsonify(body), 200 if ready else 503, {} if ready else {"Retry-After": "2"}
 
     @bp.get("/metrics")
     @operator_or_key("metrics:read")

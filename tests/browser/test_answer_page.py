@@ -262,6 +262,27 @@ def test_did_it_help_is_answered_by_the_first_human_input(
     assert len(sent) == 1 and "helped=yes" in sent[0] and "capability=" in sent[0]
 
 
+def test_did_it_help_is_said_again_until_it_is_taken(
+    survey: Asking, base: str, open_page: Callable[..., Page], errors: list[str]
+) -> None:
+    message = survey.invited()
+    survey.submit(score_link(message, 3))
+    told_of_a_change(survey)
+    sent: list[str] = []
+
+    def take(route: Any) -> None:
+        sent.append(route.request.post_data or "")
+        route.fulfill(status=503 if len(sent) == 1 else 204)
+
+    page = open_page(base + trail_link(message))
+    page.route("**/followup/n", take)
+    page.get_by_role("button", name="No, it did not").click()
+    page.get_by_text("Your answer has not been saved yet.", exact=False).wait_for()
+    page.get_by_text("You told us that it did not help.", exact=False).wait_for()
+    assert len(sent) == 2 and sent[0] == sent[1] and page.url.split("?")[0] == base + trail_link(message)
+    errors[:] = [error for error in errors if "503" not in error]  # which the browser notes by itself
+
+
 @contextmanager
 def slow(survey: Asking) -> Iterator[None]:
     """The table of answers is locked."""

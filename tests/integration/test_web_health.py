@@ -49,7 +49,12 @@ def test_without_its_database_a_process_lives_but_is_not_ready() -> None:
     client = finish(create_service("survey", settings, package="services.survey")).test_client()
     assert client.get("/survey/healthz").status_code == 200
     answer = client.get("/survey/readyz")
-    assert answer.status_code == 503 and answer.json and answer.json["status"] == "unready"
+    assert (
+        answer.status_code == 503
+        and answer.json
+        and answer.json["status"] == "unready"
+        and answer.headers["Retry-After"] == "2"
+    )
 
 
 def test_newer_tables_serve_as_long_as_nothing_was_taken_away(app: Flask, client: FlaskClient) -> None:

@@ -44,10 +44,11 @@ class Part:
 def show() -> str:
     """The status, and with `?recount=1` a comparison of all figures with the raw answers."""
     here = service()
-    lags, log_answers = _lags()
-    parts = _parts(here.settings)
+    # First, so that a slow database is said at once rather than after our own part has waited for it.
     parked = parking.keys(here.db, limit=100)
     standing = stopped(here.db, GROUP)
+    lags, log_answers = _lags()
+    parts = _parts(here.settings)
     late = [lag for lag in lags if lag.unread and lag.seconds > _LATE_SECONDS]
     counted = None
     if request.args.get("recount"):

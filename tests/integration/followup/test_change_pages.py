@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timedelta
+from html import unescape
 from typing import Any
 
 import pytest
@@ -286,11 +289,39 @@ class TestDidItHelp:
             done = client.post("/followup/n", data={"capability": leave, "helped": "yes", "next": elsewhere})
             assert done.status_code == 204
 
+    def test_a_browser_gets_a_button_to_say_it_again_while_the_database_is_slow(
+        self, followup: Followup, notice: str
+    ) -> None:
+        leave, trail = self.leave(followup, notice), f"/a/abcdefghijklmnopqrstuv?n={notice}"
+        sent = {"capability": leave, "helped": "no", "next": trail}
+        client, german = followup.app.test_client(), {"Accept": "text/html", "Accept-Language": "de"}
+        with followup.db.transaction() as tx:
+            tx.execute("LOCK TABLE notice IN ACCESS EXCLUSIVE MODE")
+            page = client.post("/followup/n", data=sent, headers=german)
+            by_script = client.post("/followup/n", data=sent, headers={"Accept": "application/json"})
+        assert (page.status_code, page.headers["Retry-After"]) == (503, "2")
+        assert by_script.status_code == 503 and by_script.json is not None
+        assert 'lang="de"' in page.text and "Noch einmal" in page.text
+        fields = {k: unescape(v) for k, v in re.findall(r'name="(\w+)" value="([^"]*)"', page.text)}
+        assert fields == sent
+        assert client.post("/followup/n", data=fields, headers=german).location == trail
+        assert followup.one("SELECT helped FROM notice")["helped"] is False
+
+    def test_an_old_page_is_exchanged_for_a_new_one_that_asks_the_same(
+        self, followup: Followup, notice: str, clock: ManualClock
+    ) -> None:
+        sent = {
+            "capability": self.leave(followup, notice),
+            "helped": "yes",
+            "next": "/a/abcdefghijklmnopqrst",
+        }
+        clock.advance(timedelta(days=2))
+        done = followup.app.test_client().post("/followup/n", data=sent, headers={"Accept": "text/html"})
+        assert (done.status_code, done.location) == (303, f"{sent['next']}?n={notice}&helped=yes")
+
     def test_needs_a_leave_that_is_ours_and_fresh(
         self, followup: Followup, notice: str, clock: ManualClock
     ) -> None:
-        from datetime import timedelta
-
         client, leave = followup.app.test_client(), self.leave(followup, notice)
         for data in ({}, {"helped": "yes"}, {"capability": leave + "x", "helped": "yes"}):
             assert client.post("/followup/n", data=data).status_code == 422
