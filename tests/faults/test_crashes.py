@@ -9,13 +9,15 @@ import pytest
 
 from services.followup import handlers as followup
 from services.reporting import handlers as reporting
+from services.survey import handlers as survey
 from shared.events import parking
 from shared.log import Pass, Record
+from shared.settings import SERVICES
 from tests.support.checker import check, sent_twice
 from tests.support.given import from_zero
 from tests.support.history import History
 
-_TOPICS = {"followup": followup.TOPICS, "reporting": reporting.TOPICS}
+_TOPICS = {"survey": survey.TOPICS, "followup": followup.TOPICS, "reporting": reporting.TOPICS}
 
 
 def test_fault_01_web_dies_after_its_commit_before_the_reply(history: History) -> None:
@@ -58,7 +60,7 @@ def test_relay_dies(history: History, point: str) -> None:
     assert (sent_twice(history) > twice) == (point in there)
 
 
-@pytest.mark.parametrize("service", ["followup", "reporting"])
+@pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize(
     "point",
     [

@@ -1,4 +1,4 @@
-"""Fault 17: events come twice, late, and in any order between topics; in this process."""
+"""Fault 17: events come twice, late, and in any order between topics: in this process, and on the logs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,21 @@ from services.reporting import handlers as reporting
 from services.reporting.queries.recount import recount
 from services.survey import handlers as survey
 from services.survey.commands import erase
+from services.survey.edge import opt_out_fingerprints
 from shared.clock import ManualClock
 from shared.db import Database, Row, Tx
 from shared.events import inbox
+from shared.events.catalog import TOPICS
 from shared.events.consumer import Apply, Consumer
 from shared.events.envelope import Event
 from shared.ids import SystemIds
+from shared.log import Pass, Record
+from shared.settings import SERVICES
 from tests.faults.conftest import SEEDS
 from tests.support import trial
+from tests.support.checker import check
 from tests.support.given import Given, entries
+from tests.support.history import History, Traffic
 from tests.support.postgres import FreshDatabases, TestPostgres
 from tests.support.reporting import START
 from tests.support.reporting_play import (
@@ -40,6 +46,7 @@ from tests.support.reporting_play import (
 
 CUSTOMERS = 8
 EXAMPLES = 8
+AT_ONCE = 100
 
 _FOLLOWUP = {
     "company": "SELECT * FROM company",
@@ -86,18 +93,19 @@ class Service:
             parked = tx.all("SELECT topic, reason FROM parked")
         assert not parked, parked
 
-    def words(self) -> str:
-        """All that stands in its tables."""
-        with self.db.transaction() as tx:
-            tables = tx.all(
-                "SELECT format('%I', relname) AS name FROM pg_class WHERE relkind = 'r'"
-                " AND relnamespace = 'public'::regnamespace AND NOT relispartition"
-            )
-            return "\n".join(
-                row["line"]
-                for table in tables
-                for row in tx.all(f"SELECT t::text AS line FROM {table['name']} t")
-            )
+
+def words_in(db: Database) -> str:
+    """All that stands in its tables."""
+    with db.transaction() as tx:
+        tables = tx.all(
+            "SELECT format('%I', relname) AS name FROM pg_class WHERE relkind = 'r'"
+            " AND relnamespace = 'public'::regnamespace AND NOT relispartition"
+        )
+        return "\n".join(
+            row["line"]
+            for table in tables
+            for row in tx.all(f"SELECT t::text AS line FROM {table['name']} t")
+        )
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +214,40 @@ def _nobody_reappears(services: dict[str, Service], events: Sequence[Event], gon
     """Nothing that is personal of somebody who was erased stands anywhere."""
     words = words_of(events)
     for name, service in services.items():
-        there = service.words()
+        there = words_in(service.db)
         for customer in gone:
             found = [word for word in words.get(customer, []) if word in there]
             assert not found, f"{name} has {found} of an erased customer"
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["through_the_inbox", "when_the_inbox_has_forgotten"])
+def test_fault_17_all_that_was_told_comes_again_in_any_order_beside_what_is_new(
+    history: History, noted: bool
+) -> None:
+    installation = history.running
+    history.answer_all()
+    erased = history.people[-1]
+    with installation.db("survey").transaction() as tx:
+        assert erase.erase(tx, erased.id, opt_out_fingerprints(installation.settings))
+    history.forget(erased)
+    installation.settle()
+    log = installation.log()
+    told = [entry for topic in TOPICS for entry in log.tail(topic, 1_000_000)]
+    assert any(erased.email.encode() in (entry.value or b"") for entry in told)
+    history.random.shuffle(told)
+    with Traffic(history, history.people[:5]):
+        for begin in range(0, len(told), AT_ONCE):
+            if not noted:
+                for service in SERVICES:
+                    with installation.db(service).transaction() as tx:
+                        inbox.clear(tx, service)
+            records = [
+                Record(entry.topic, entry.key, entry.value, entry.headers)
+                for entry in told[begin : begin + AT_ONCE]
+            ]
+            log.sink().send(records, Pass(f"once more {noted}", begin + 1))
+    log.close()
+    installation.settle()
+    check(history)
+    for service in SERVICES:
+        assert erased.email not in words_in(installation.db(service)), service

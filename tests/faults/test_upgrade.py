@@ -13,7 +13,8 @@ import pytest
 
 from shared.migrate import head
 from shared.roles import read_report
-from shared.settings import SERVICES
+from shared.settings import SERVICES, KafkaSettings
+from tests.faults.conftest import settings_for
 from tests.support import upgrade
 from tests.support.checker import check
 from tests.support.history import Asked
@@ -31,6 +32,11 @@ def urls(postgres: TestPostgres) -> Iterator[dict[str, str]]:
     yield made
     for url in made.values():
         postgres.drop(url)
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.slow_fault)])
+def kafka(request: pytest.FixtureRequest) -> KafkaSettings | None:
+    return settings_for(request.getfixturevalue("broker")) if request.param == "kafka" else None
 
 
 @pytest.fixture
@@ -80,13 +86,13 @@ def the_same_form_to_both(asked: Asked, one: Running, other: Running) -> None:
 
 
 def test_fault_22_the_version_before_and_this_one_serve_side_by_side(
-    urls: dict[str, str], folder: Path
+    urls: dict[str, str], folder: Path, kafka: KafkaSettings | None
 ) -> None:
     before = upgrade.previous(folder)
     print(f"the version before is {before}")
     with (
-        upgrade.version(folder, urls, SECRET) as old,
-        upgrade.version(ROOT, urls, SECRET) as new,
+        upgrade.version(folder, urls, SECRET, kafka) as old,
+        upgrade.version(ROOT, urls, SECRET, kafka) as new,
     ):
         asked = in_use(old)
         with Traffic(asked, [old.url]) as traffic:
@@ -115,12 +121,12 @@ def test_fault_22_the_version_before_and_this_one_serve_side_by_side(
 
 
 def test_fault_22_a_made_up_next_version_expands_and_contracts_under_traffic(
-    urls: dict[str, str], folder: Path
+    urls: dict[str, str], folder: Path, kafka: KafkaSettings | None
 ) -> None:
     expand, contract = upgrade.following(folder)
     with (
-        upgrade.version(ROOT, urls, SECRET) as old,
-        upgrade.version(folder, urls, SECRET) as new,
+        upgrade.version(ROOT, urls, SECRET, kafka) as old,
+        upgrade.version(folder, urls, SECRET, kafka) as new,
     ):
         asked = in_use(old)
         with Traffic(asked, [old.url]) as traffic:

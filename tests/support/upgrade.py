@@ -13,14 +13,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import urllib3
 
 from shared.embedded.owner import find_owner
+from shared.log import open_log
 from shared.migrate import head
 from shared.roles import read_report
-from shared.settings import DATABASES, SERVICES, Settings
+from shared.settings import DATABASES, SERVICES, KafkaSettings, Settings
 from tests.support.history import Asked
 from tests.support.postgres import TestPostgres
 from tests.support.running import ROOT, Running, free_port
@@ -118,17 +119,22 @@ def databases(postgres: TestPostgres) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def version(root: Path, urls: Mapping[str, str], secret: str) -> Iterator[Running]:
-    """The program in `root` on these databases, on a port of its own; nothing runs yet."""
+def version(
+    root: Path, urls: Mapping[str, str], secret: str, kafka: KafkaSettings | None = None
+) -> Iterator[Running]:
+    """The program in `root` on these databases (and `kafka`), on a port of its own; nothing runs yet."""
     home = Path(tempfile.mkdtemp(prefix="hearback-version-"))
     (home / "run").mkdir()
     find_owner().own(home, deep=True)
     port = free_port()
     here = f"http://127.0.0.1:{port}"
-    settings = Settings(home=home, secret=secret, database_urls=dict(urls), log="embedded")
+    log: Literal["kafka", "embedded"] = "kafka" if kafka else "embedded"
+    settings = Settings(home=home, secret=secret, database_urls=dict(urls), log=log, kafka=kafka)
     settings = replace(settings, port=port, public_url=here, survey_url=here, mailbox_url=here)
     running = Running(settings, root=root)
     try:
+        if kafka:
+            open_log(settings).ensure_topics()
         yield running
     finally:
         running.close()
