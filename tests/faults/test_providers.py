@@ -130,7 +130,7 @@ def served(history: Provided) -> Iterator[Served]:
             process.stop()
     yield Served(history)
     history.running.workers()
-    history.answer(history.people[0])
+    history.answer(next(person for person in history.people if person.token))
     history.running.settle()
     check(history)
 
