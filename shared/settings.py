@@ -74,8 +74,11 @@ class Settings:
 
     @property
     def uses_mailbox(self) -> bool:
-        """Whether the local stand-in is the provider of any channel."""
-        return "mailbox" in (self.mail, self.sms)
+        """Whether the local stand-in is the provider of any channel.
+
+        A process that hands nothing over need not know the providers, but whether there is a mailbox.
+        """
+        return bool(self.mailbox_url) and "mailbox" in (self.mail, self.sms)
 
     @property
     def local_url(self) -> str:
@@ -90,6 +93,11 @@ class Settings:
         """All keys to accept for a purpose, oldest first: the previous secret's (in a rotation), `key`."""
         secrets = [self.previous_secret] if self.previous_secret else []
         return [_derive(secret, purpose) for secret in (*secrets, self.secret)]
+
+
+def _mailbox(said: str, here: str) -> str:
+    """Where the mailbox is: here, unless it is said; "" when it is said that there is none."""
+    return "" if said == "none" else (said or here).rstrip("/")
 
 
 def _derive(secret: str, purpose: str) -> bytes:
@@ -177,7 +185,7 @@ def load(
                 health_port=env.int("HEARBACK_HEALTH_PORT", 0, validate=Range(0, 65535)),
                 log=log,  # type: ignore[arg-type] # OneOf has checked it
                 kafka=kafka,
-                mailbox_url=(env.str("HEARBACK_MAILBOX_URL", "") or here).rstrip("/"),
+                mailbox_url=_mailbox(env.str("HEARBACK_MAILBOX_URL", ""), here),
                 mail=mail,  # type: ignore[arg-type] # as above
                 sms=sms,  # type: ignore[arg-type]
                 sendgrid=provider_settings.sendgrid(env) if mail == "sendgrid" else None,

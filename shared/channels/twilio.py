@@ -80,9 +80,13 @@ def verdict(answer: Answer, code: int | None, now: float) -> TransportError:
             retry_after=retry_after(answer.headers, now),
         )
     if status in (401, 403) and code not in (STOPPED, *DEAD):
-        return RefusesUsError(f"Twilio does not accept our account and key ({code or status}).")
+        return RefusesUsError(
+            f"Twilio does not accept our login ({code or status}): look at TWILIO_ACCOUNT_SID and"
+            " TWILIO_AUTH_TOKEN, or TWILIO_API_KEY and TWILIO_API_SECRET."
+        )
     if code in _OURS or 300 <= status < 400 or status in (404, 405):
-        return RefusesUsError(f"Twilio takes no text from us as we are set up (error {code or status}).")
+        where = f": see twilio.com/docs/api/errors/{code}" if code else ""
+        return RefusesUsError(f"Twilio takes no text from us as we are set up (error {code or status}){where}.")
     if code == STOPPED:
         return TransportError(OPTED_OUT, permanent=True)
     if 400 <= status < 500:

@@ -133,14 +133,14 @@ def test_kubernetes_schemas_are_not_indifferent(full: Rendered, tmp_path: Path) 
 def test_each_role_of_each_service_is_a_deployment(rendered: Rendered) -> None:
     found = rendered.deployments()
     assert all(container(one)["args"][0] == "run" for one in found.values())
-    with_mailbox = {("mailbox", "web")} if "name: HEARBACK_MAILBOX_URL" in rendered.text else set()
+    with_mailbox = {("mailbox", "web")} if "-mailbox-web:8080" in rendered.text else set()
     assert set(found) == ROLES | with_mailbox
 
 
 def test_the_mailbox_runs_only_where_it_stands_in_for_a_provider() -> None:
     assert ("mailbox", "web") in render().deployments()
     assert ("mailbox", "web") not in render(**REAL).deployments()
-    assert "MAILBOX" not in render(**REAL).text
+    assert "mailbox" not in render(**REAL).text
 
 
 def test_every_selector_finds_its_own_pods_and_no_others(rendered: Rendered) -> None:
@@ -538,6 +538,8 @@ def test_the_program_takes_the_settings_that_each_role_gets(rendered: Rendered) 
         assert settings.log == "kafka" and settings.public_url == "https://feedback.example.com"
         assert (settings.host, settings.port) == ("0.0.0.0", 8080)
         assert settings.health_port == 8081
+        if role == "web":  # whose pages lead to it, or do not
+            assert settings.uses_mailbox == ("-mailbox-web:8080" in rendered.text)
         if (service, role) == ("followup", "sender"):
             assert settings.survey_url == "http://loop-hearback-survey-web:8080"
             assert "loop-hearback-survey-web" in rendered.kind("Service")

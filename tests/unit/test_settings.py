@@ -97,6 +97,7 @@ def test_knows_of_providers_what_is_chosen_and_nothing_else(tmp_path: Path) -> N
     assert not settings.uses_mailbox and "hush" not in repr(settings)
     mailbox = {"HEARBACK_MAIL": "mailbox", "HEARBACK_SMS": "mailbox"}
     unchosen = load(environment(tmp_path, **(SENDGRID | TWILIO | mailbox)))
+    assert not load(environment(tmp_path, HEARBACK_MAILBOX_URL="none")).uses_mailbox
     assert unchosen.uses_mailbox and (unchosen.sendgrid, unchosen.twilio) == (None, None)
 
 

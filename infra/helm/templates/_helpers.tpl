@@ -187,6 +187,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | quote }}
 {{- end }}
 {{- if or (eq .role "sender") (and (eq .role "web") (eq .service "survey")) (eq .service "mailbox") }}
 {{- include "hearback.env.providers" .root }}
+{{- else if and (eq .role "web") (not (include "hearback.mailbox" .root)) }}
+- {name: HEARBACK_MAILBOX_URL, value: none}
 {{- end }}
 {{- if or (and (eq .service "followup") (eq .role "sender")) (and (eq .role "web") (has .service (list "reporting" "mailbox"))) }}
 - {name: HEARBACK_SURVEY_URL, value: "http://{{ $name }}-survey-web:8080"}
