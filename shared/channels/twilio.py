@@ -85,8 +85,8 @@ def verdict(answer: Answer, code: int | None, now: float) -> TransportError:
             " TWILIO_AUTH_TOKEN, or TWILIO_API_KEY and TWILIO_API_SECRET."
         )
     if code in _OURS or 300 <= status < 400 or status in (404, 405):
-        where = f": see twilio.com/docs/api/errors/{code}" if code else ""
-        return RefusesUsError(f"Twilio takes no text from us as we are set up (error {code or status}){where}.")
+        said = f"error {code}, see twilio.com/docs/api/errors/{code}" if code else f"status {status}"
+        return RefusesUsError(f"Twilio takes no text from us as we are set up ({said}).")
     if code == STOPPED:
         return TransportError(OPTED_OUT, permanent=True)
     if 400 <= status < 500:

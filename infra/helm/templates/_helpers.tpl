@@ -237,5 +237,6 @@ tolerations:
 {{- end }}
 volumes:
   - name: tmp
-    emptyDir: {sizeLimit: 256Mi}
+    # Customer lists of up to 200 MB lie here while they come in.
+    emptyDir: {sizeLimit: 1Gi}
 {{- end -}}
