@@ -128,8 +128,8 @@ MUTANTS = (
     Mutant(
         "version not compared (answers in followup)",
         "services/followup/commands/replicas.py",
-        '    if before and before["version"] >= version:\n        return None\n    row = tx.one(',
-        "    row = tx.one(",
+        '    if before and before["version"] >= version:\n        return None\n    # While',
+        "    # While",
         (_FORGOTTEN,),
     ),
     Mutant(
