@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 from services.followup import handlers, notice_sender, rebuild, staff_sender
-from services.followup.commands import login, reminders
+from services.followup.commands import login, reminders, staff_mail
 from shared.channels.credentials import watched
 from shared.db import Database, Tx
 from shared.events.workers import ConsumerLoop, consumer_loop, relay_loop
@@ -43,6 +43,7 @@ def housekeeping(db: Database) -> bool:
     with db.transaction() as tx:
         login.forget_old(tx)
         rebuild.forget_before(tx)
+        staff_mail.let_go(tx)
         mine = _take_chore(tx, "republish", REPUBLISH_AFTER)
     if mine:
         rebuild.republish(db, COMPACTED)

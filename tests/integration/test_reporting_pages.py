@@ -12,6 +12,7 @@ from flask import Flask
 
 from services.reporting.app import create_app
 from services.reporting.handlers import apply
+from services.reporting.pages import status
 from services.reporting.queries import figures, funnel, scores, surroundings
 from services.reporting.queries.figures import FIGURES
 from services.reporting.selection import Selection, read
@@ -328,7 +329,12 @@ def test_the_api_says_the_same_numbers_to_people_and_keys(
     assert {"/reporting/api/nps", "/reporting/api/funnel"} <= set(described["paths"])
 
 
-def test_the_status_says_what_is_stuck_and_what_to_do(app: Flask, db: Database) -> None:
+def test_the_status_says_what_is_stuck_and_what_to_do(
+    app: Flask, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"status": "ready", "log": "ok", "outbox": 0, "parked": 0, "uncertain": 2, "database": "ok"}
+    part = status.Part("followup", True, body, {}, ())
+    monkeypatch.setattr(status, "_parts", lambda _: [part])
     with db.transaction() as tx:
         tx.execute(
             """INSERT INTO parked_key (consumer, topic, key, parked_at)
@@ -343,4 +349,4 @@ def test_the_status_says_what_is_stuck_and_what_to_do(app: Flask, db: Database) 
     html = log_in(app, "admin").get("/reporting/status").text
     assert "k-1" in html and "KeyError: due_at" in html
     assert "hearback log replay" in html
-    assert "/survey/uncertain" in html
+    assert "/survey/uncertain" in html and "2 notices and mails to staff" in html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 from psycopg2.extras import Json
@@ -32,3 +33,12 @@ def about(tx: Tx, template: str, task: Row, *, to: str | None = None, **data: An
     staff_id = to or task["owner_id"]
     if staff_id:
         queue(tx, template, task["id"], staff_id, data, once=f"{task['id']}|{task['version']}")
+
+
+def let_go(tx: Tx) -> None:
+    """Mails of which nobody knows whether they left are shown for a week: what they said is in the inbox."""
+    tx.execute(
+        "UPDATE delivery SET settled_at = %(now)s WHERE kind = 'staff' AND state = 'uncertain'"
+        " AND settled_at IS NULL AND created_at < %(before)s",
+        {"now": tx.now, "before": tx.now - timedelta(days=7)},
+    )

@@ -74,7 +74,7 @@ def show() -> str:
         standing=standing,
         counted=counted,
         stuck=stuck,
-        uncertain=next((part.body.get("uncertain") for part in parts if part.name == "survey"), None),
+        uncertain={part.name: part.body.get("uncertain") for part in parts},
     )
 
 

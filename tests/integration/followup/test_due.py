@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from services.followup import roles
-from services.followup.commands import attempts, reminders, resolving, staff
+from services.followup.commands import attempts, reminders, resolving, staff, staff_mail
 from services.followup.domain.by import By
 from services.followup.staff_sender import make_sender
 from shared.channels import Message
@@ -241,3 +241,14 @@ def test_housekeeping_publishes_staff_once_a_day(followup: Followup) -> None:
     roles.housekeeping(followup.db)
     again = followup.published("staff.changed")[before:]
     assert len(again) == 1 and again[0]["replay"] is True
+
+
+def test_a_mail_to_staff_of_which_nobody_knows_is_counted_for_a_week(followup: Followup) -> None:
+    with followup.db.transaction() as tx:
+        staff_mail.queue(tx, "reset", new_id(), new_id(), {})
+        tx.execute("UPDATE delivery SET state = 'uncertain'")
+    for days, counted in ((6, True), (2, False)):
+        followup.clock.advance(timedelta(days=days))
+        roles.housekeeping(followup.db)
+        body = followup.app.test_client().get("/followup/readyz").json
+        assert body is not None and body["uncertain"] == counted
