@@ -31,7 +31,8 @@ def clear(tx: Tx) -> None:
            WHERE EXISTS (SELECT 1 FROM task_response WHERE response_id = r.id)
            ON CONFLICT (id) DO UPDATE SET version = excluded.version, score = excluded.score,
                band = excluded.band, comment = excluded.comment, callback = excluded.callback,
-               state = excluded.state, data = excluded.data, at = excluded.at""",
+               state = excluded.state, data = excluded.data, at = excluded.at
+           WHERE response_before.version < excluded.version""",
         (tx.now,),
     )
     tx.execute("UPDATE company SET version = 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -127,6 +128,7 @@ class Sender:
     _swept_at: float = field(default=float("-inf"), init=False)
     _made: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
     _paused: dict[str, tuple[float, str]] = field(default_factory=dict, init=False)
+    _pausing: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def step(self) -> bool:
         """One batch; returns whether there may be more to do at once."""
@@ -178,8 +180,9 @@ class Sender:
 
     def _pause_is_over(self, channel: str) -> None:
         """Its provider took or refused a message for good; another hand may have been told to wait since."""
-        if self._paused_for(channel) <= 0:
-            self._paused.pop(channel, None)
+        with self._pausing:
+            if self._paused_for(channel) <= 0:
+                self._paused.pop(channel, None)
 
     def _hand_over_all(
         self, granted: Sequence[Delivery], permits: Mapping[str, Permit], deadline: float
@@ -227,8 +230,8 @@ class Sender:
                 log.error("sender.render_failed", delivery=one.id, kind=one.kind, exc_info=error)
                 self._settle([Outcome(one, "failed", reason="The message could not be written.")])
                 continue
-            if (left := self._paused_for(message.channel)) > 0:
-                _, why = self._paused[message.channel]
+            until, why = self._paused.get(message.channel, (float("-inf"), ""))
+            if (left := until - self.clock.monotonic()) > 0:
                 paused.append(_Said(Outcome(one, "returned", reason=why), math.ceil(left), counted=False))
             else:
                 written[one.id] = (one, message, way)
@@ -250,9 +253,11 @@ class Sender:
             return _Said(Outcome(one, "uncertain", reason=error.message))
         except TransportError as error:
             wait = error.retry_after or 0
-            if wait and not error.permanent and wait > self._paused_for(message.channel):
+            if wait and not error.permanent:
                 # At once, for the other hands: theirs are told when they ask for something to hand over.
-                self._paused[message.channel] = (self.clock.monotonic() + wait, error.message)
+                with self._pausing:
+                    if wait > self._paused_for(message.channel):
+                        self._paused[message.channel] = (self.clock.monotonic() + wait, error.message)
             elif error.permanent:
                 self._pause_is_over(message.channel)
             return _failure(one, error)

@@ -151,7 +151,7 @@ def _copied(
     owner = find_owner(home)
     try:
         with progress.step("Copying the backup"):
-            for name in held.folders:
+            for name in held.folders or _folders(source):
                 (new / name).mkdir(parents=True, exist_ok=True)
             for name in held.files:
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +162,10 @@ def _copied(
         yield Postgres(new, owner)
     finally:
         shutil.rmtree(restoring, ignore_errors=True)
+
+
+def _folders(source: Path) -> list[str]:
+    return [str(one.relative_to(source)) for one in source.rglob("*") if one.is_dir()]
 
 
 def _hold(copy: Postgres, service: str) -> int:

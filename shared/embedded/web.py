@@ -96,9 +96,11 @@ def _notice_gone_clients(port: int) -> None:
         time.sleep(0.2)
         for number in map(int, os.listdir("/dev/fd")):
             with contextlib.suppress(OSError):  # one that was closed meanwhile
-                if not stat.S_ISSOCK(os.fstat(number).st_mode):
+                own = os.dup(number)
+                if not stat.S_ISSOCK(os.fstat(own).st_mode):
+                    os.close(own)
                     continue
-                with socket.socket(fileno=os.dup(number)) as one:
+                with socket.socket(fileno=own) as one:
                     if one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and _is_at(one, port):
                         _keep_alive(one)
                         return

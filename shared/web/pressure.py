@@ -52,12 +52,13 @@ class Places:
 
     @contextlib.contextmanager
     def away(self, staff: bool) -> Iterator[None]:
-        """Gives the place to others for as long as a client is waited for; comes back without a queue."""
+        """Gives the place to others while a client is waited for; then waits for one as long as it takes."""
         self.leave(staff)
         try:
             yield
         finally:
             with self._changed:
+                self._changed.wait_for(lambda: self._room(staff))
                 self._taken[staff] += 1
 
     def leave(self, staff: bool) -> None:
@@ -90,6 +91,7 @@ def install(app: Flask) -> None:
     @app.teardown_request
     def leave(_: BaseException | None) -> None:
         staff = g.pop("place", None)
+        bodies.done()
         patience.for_staff.set(False)
         patience.until.set(None)
         if staff is not None:

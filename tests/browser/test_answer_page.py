@@ -148,7 +148,7 @@ def test_without_script_one_button_answers(survey: Asking, base: str, open_page:
     assert survey.response()["comment"] == "Nobody came."
     page.get_by_role("button", name="Please call me").click()
     assert survey.response()["callback"] == "please"
-    assert "You asked us to call you." in page.content()
+    page.get_by_text("You asked us to call you.").wait_for()
 
 
 def test_a_hidden_page_confirms_nothing(survey: Asking, base: str, open_page: Callable[..., Page]) -> None:
@@ -281,6 +281,31 @@ def test_did_it_help_is_said_again_until_it_is_taken(
     page.get_by_text("You told us that it did not help.", exact=False).wait_for()
     assert len(sent) == 2 and sent[0] == sent[1] and page.url.split("?")[0] == base + trail_link(message)
     errors[:] = [error for error in errors if "503" not in error]  # which the browser notes by itself
+
+
+def test_did_it_help_is_what_was_pressed_last_whatever_the_link_said(
+    survey: Asking, base: str, open_page: Callable[..., Page], errors: list[str]
+) -> None:
+    message = survey.invited()
+    survey.submit(score_link(message, 3))
+    notice_id = told_of_a_change(survey)
+    sent: list[str] = []
+
+    def take(route: Any) -> None:
+        sent.append("no" if "helped=no" in (route.request.post_data or "") else "yes")
+        route.fulfill(status=503 if len(sent) < 3 else 204)
+
+    page = open_page(base + trail_link(message))
+    page.route("**/followup/n", take)
+    page.goto(base + trail_link(message) + f"?n={notice_id}&helped=yes")
+    page.get_by_role("button", name="No, it did not").click()
+    page.get_by_text("Your answer has not been saved yet.", exact=False).wait_for()
+    page.locator(".row button[value='4']").click()  # the trail is shown anew
+    page.mouse.move(100, 100)
+    page.keyboard.press("Tab")
+    page.get_by_text("You told us that it did not help.", exact=False).wait_for()
+    assert sent == ["no", "no", "no"]
+    errors[:] = [error for error in errors if "503" not in error]
 
 
 @contextmanager

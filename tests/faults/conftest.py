@@ -136,7 +136,7 @@ def _again(nodeid: str) -> str:
     module = nodeid.split("::")[0].rsplit("/", 1)[-1].removesuffix(".py")
     where = re.search(r"\[(?:.*-)?(embedded|kafka|one|three)\b", name)
     chosen = [module, *([where[1]] if where else []), *([f"seed{seed[1]}"] if seed else [])]
-    settings = f"SEEDS={seed[1] if seed else 1} TRIALS={os.environ.get('TRIALS', '100')}"
+    settings = f"SEEDS={seed[1] if seed else 1} TRIALS={os.environ.get('TRIALS', '160')}"
     return f"again: {settings} make faults ARGS=\"-k '{' and '.join(chosen)}'\"  # {name}"
 
 

@@ -249,7 +249,7 @@ class Copy:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "--tb=short", f"--junit-xml={report}", *experiments],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(self.folder), "SEEDS": "1", "TRIALS": "100"},
+            env={**os.environ, "PYTHONPATH": str(self.folder), "SEEDS": "1", "TRIALS": "160"},
             capture_output=True,
             text=True,
         )

@@ -21,7 +21,7 @@ from tests.support.racing import CLIENTS, Kind, Race
 from tests.support.running import Process, running
 from tests.support.slow_provider import Arrival, Pace, slow_provider
 
-TRIALS = int(os.environ.get("TRIALS", "100"))
+TRIALS = int(os.environ.get("TRIALS", "160"))
 # How opt-outs meet their messages: before the permit, while it is out, after it; and too long for the wait.
 CLASSES = {"refused", "waited for", "on its way", "after"}
 # More than two senders of each channel claim at once at this pace (two seconds of work), so that some wait.

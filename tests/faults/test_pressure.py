@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import psutil
 import pytest
@@ -114,7 +114,13 @@ def test_fault_15_staff_are_told_of_a_frozen_database_as_soon_though_they_may_wa
 
 def test_fault_15_bodies_that_never_come_keep_nobody_from_being_served(history: History) -> None:
     url = urlsplit(history.running.url)
-    head = (f"POST /a/{history.people[0].token} HTTP/1.1", f"Host: {url.netloc}", "Content-Length: 300")
+    head = (
+        f"POST /a/{history.people[0].token} HTTP/1.1",
+        f"Host: {url.netloc}",
+        "Content-Length: 300",
+        "Content-Type: application/x-www-form-urlencoded",
+        "Accept: text/html",
+    )
     history.answer_all()
     http = urllib3.PoolManager(timeout=30, retries=False)
 
@@ -139,8 +145,8 @@ def test_fault_15_bodies_that_never_come_keep_nobody_from_being_served(history: 
             history.answer(person)
         assert history.refused == refused
         # More than are waited for: then nothing is taken in, in two seconds, but pages are still there.
-        stall(3 * bodies.WAITING)
-        time.sleep(bodies.TURN_SECONDS + 0.5)
+        stall(6 * bodies.WAITING)
+        time.sleep(2 * bodies.TURN_SECONDS + 1.0)
         pages_are_served()
         began = time.monotonic()
         form = history.form(history.people[0])
@@ -154,10 +160,38 @@ def test_fault_15_bodies_that_never_come_keep_nobody_from_being_served(history: 
     check(history)
 
 
+def test_an_answer_that_breaks_off_is_none(history: History) -> None:
+    url, person = urlsplit(history.running.url), history.people[0]
+    history.answer(person, 3, "")
+    form = urlencode(history.form(person, 10, "")).encode()
+    assert form.endswith(b"score=10&comment=")
+    head = (
+        f"POST /a/{person.token} HTTP/1.1",
+        f"Host: {url.netloc}",
+        f"Content-Length: {len(form)}",
+        "Content-Type: application/x-www-form-urlencoded",
+    )
+    with socket.create_connection((url.hostname, url.port)) as line:
+        line.sendall("\r\n".join((*head, "", "")).encode() + form.removesuffix(b"0&comment="))
+        line.shutdown(socket.SHUT_WR)
+        line.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            assert not line.recv(100).startswith(b"HTTP/1.1 2")
+    history.answer_all()
+    history.running.settle()
+    check(history)
+    with history.running.db("survey").transaction() as tx:
+        kept = tx.all(
+            "SELECT v.score FROM response_version v JOIN response r ON r.id = v.response_id"
+            " WHERE r.customer_id = %s",
+            (person.id,),
+        )
+    assert len(kept) == len({ack.version for ack in history.acks if ack.person is person})
+
+
 def test_a_client_that_is_gone_without_a_word_is_noticed(history: History) -> None:
     url = urlsplit(history.running.url)
     with socket.create_connection((url.hostname, url.port)) as line:
-        line.sendall(f"POST / HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 3\r\n\r\n".encode())
         here = line.getsockname()
 
         def timed() -> bool:

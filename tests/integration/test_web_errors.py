@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import io
 import time
 from typing import Any
 
 import psycopg2
 import pytest
-from flask import Flask, abort
+from flask import Flask, abort, request
 from flask.testing import FlaskClient
 from flask_smorest import Blueprint
 from marshmallow import Schema, fields
@@ -19,7 +20,7 @@ from shared.clock import ManualClock
 from shared.errors import Conflict, Invalid
 from shared.ids import SystemIds
 from shared.settings import Settings
-from shared.web import create_service, finish, patience, public, service
+from shared.web import bodies, body_limit, create_service, finish, patience, public, service
 
 
 class Thing(Schema):
@@ -46,6 +47,16 @@ def app(steps: list[str], settings: Settings, clock: ManualClock, ids: SystemIds
         return given
 
     app.extensions["hearback_api"].register_blueprint(api)
+
+    @app.post("/survey/file")
+    @public(csrf=False)
+    @body_limit(10 << 20)
+    def file() -> str:
+        size = 0
+        while piece := request.stream.read(65_536):
+            size += len(piece)
+        steps.append("whole")
+        return str(size)
 
     @app.get("/survey/<how>")
     @app.get("/survey/api/broken/<how>")
@@ -170,3 +181,23 @@ def test_a_request_keeps_the_id_its_proxy_gave_it(client: FlaskClient) -> None:
     assert given.headers["X-Request-Id"] == "abcdef-123456"
     made = client.get("/survey/other", headers={"X-Request-Id": "a b\tc"})
     assert made.headers["X-Request-Id"] not in ("", "a b\tc")
+
+
+@pytest.mark.parametrize("path", ["/survey/file", "/survey/api/things"])
+def test_what_breaks_off_amid_its_body_is_refused(app: Flask, steps: list[str], path: str) -> None:
+    said = {"CONTENT_TYPE": "application/json", "CONTENT_LENGTH": "300002"}
+    for _ in range(2 * bodies.FILES):  # each gives its turn back
+        reply = app.test_client().post(
+            path, input_stream=io.BytesIO(b"[" + b"1," * 150_000), environ_overrides=said
+        )
+        assert reply.status_code == 400 and steps == []
+
+
+def test_a_file_has_to_say_how_long_it_is(app: Flask, steps: list[str]) -> None:
+    client = app.test_client()
+    said = {"Transfer-Encoding": "chunked"}
+    reply = client.post(
+        "/survey/file", input_stream=io.BytesIO(b"x"), headers=said, environ_overrides={"CONTENT_LENGTH": ""}
+    )
+    assert reply.status_code == 411 and steps == []
+    assert client.post("/survey/file", data=b"x" * 300_000).text == "300000"

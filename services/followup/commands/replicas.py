@@ -197,10 +197,9 @@ def store_response(tx: Tx, version: int, data: Mapping[str, Any]) -> tuple[Answe
     before = tx.one("SELECT * FROM response WHERE id = %s", (data["response_id"],))
     if before and before["version"] >= version:
         return None
-    # While replicas are filled again: what was known of it before they were emptied.
-    known = before or tx.one(
-        "SELECT * FROM response_before WHERE id = %s AND version < %s", (data["response_id"], version)
-    )
+    # While replicas are filled again: what was known of it before they were emptied, if that was more.
+    aside = tx.one("SELECT * FROM response_before WHERE id = %s", (data["response_id"],))
+    known = aside if aside and (before is None or before["version"] < aside["version"]) else before
     row = tx.one(
         """INSERT INTO response (id, version, customer_id, account_id, invitation_id, program_name,
                                  touchpoint, channel, score, band, comment, callback, answered_at, state,
@@ -228,6 +227,8 @@ def store_response(tx: Tx, version: int, data: Mapping[str, Any]) -> tuple[Answe
                VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING""",
             (row["id"], version, row["score"], row["comment"], row["callback"], data["revised_at"]),
         )
+    if known and known["version"] >= version:
+        known = row  # triage has seen this, and more
     return (answer_of(known) if known else None), answer_of(row)
 
 

@@ -54,7 +54,7 @@ def helped() -> AnyResponse:
 @bp.errorhandler(Unavailable)
 def again(error: HearbackError) -> Any:
     """Who comes while we cannot serve gets a button that says the same again, in their browser's language."""
-    if wants_json():
+    if wants_json() or not request.form:
         return problems.of(error)
     language = language_of(request.accept_languages.best_match(LANGUAGES))
     response = make_response(

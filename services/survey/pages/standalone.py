@@ -50,14 +50,16 @@ def patient(bp: Blueprint) -> None:
         if not wants_page():
             return problems.of(error)
         language = language_of(request.accept_languages.best_match(LANGUAGES))
-        sent = (request.form if request.method == "POST" else request.args).to_dict()
+        # Without the form (nobody could wait for it) the page is shown again; their browser has the words.
+        method = "post" if request.method == "POST" and request.form else "get"
+        sent = (request.form if method == "post" else request.args).to_dict()
         response = page(
             "customer/again.html",
             _PLAIN
             | {
                 "language": language,
                 "text": words(language)["answer"],
-                "method": request.method.lower(),
+                "method": method,
                 "words": sent.pop("comment", None),
                 "sent": sent,
             },

@@ -73,6 +73,20 @@ def test_a_customer_who_speaks_again_while_replicas_are_empty_is_called_again(
     assert not followup.all("SELECT 1 FROM response_before")
 
 
+def test_what_comes_again_while_replicas_are_empty_is_no_new_word(followup: Followup) -> None:
+    carla, answer = new_id(), new_id()
+    first = followup.response(carla, 3, response_id=answer, comment="Late")
+    second = followup.response(carla, 2, response_id=answer, comment="Very late")
+    followup.apply(followup.company(), first, second)
+    with followup.db.transaction() as tx:
+        resolving.resolve(tx, By(None, "Ann"), followup.tasks()[0]["id"], outcome="solved", theme="Late")
+    for told in ([first], [first, second], [second]):
+        with followup.db.transaction() as tx:
+            rebuild.clear(tx)
+        followup.apply(*told)
+        assert followup.tasks()[0]["state"] == "resolved"
+
+
 def test_who_is_erased_while_replicas_are_empty_leaves_nothing_behind(followup: Followup) -> None:
     carla = new_id()
     followup.apply(followup.response(carla, 2, comment="Late"))
