@@ -252,12 +252,14 @@ def after_crash(
     return [_delivery(row) for row in back], [_delivery(row) for row in lost]
 
 
-def report(tx: Tx, id: str, state: Report, reason: str | None = None) -> Reported | None:
+def report(
+    tx: Tx, id: str, state: Report, reason: str | None = None, at: datetime | None = None
+) -> Reported | None:
     """What the provider says became of it; None when that is unknown here, or nothing new.
 
     A report settles an uncertain delivery. A bounce after a delivery counts (mail servers accept first
     and refuse later). Who complains has it, whatever a mail server said: that is the last word, and the
-    reason.
+    reason. `at` is when the provider says that it was so.
     """
     row = tx.one("SELECT * FROM delivery WHERE id = %s FOR UPDATE", (id,))
     if row is None:
@@ -276,9 +278,9 @@ def report(tx: Tx, id: str, state: Report, reason: str | None = None) -> Reporte
         after, why = state, reason
     row = tx.one(
         "UPDATE delivery SET state = %s, reason = %s, permit_expires_at = NULL,"
-        " handed_at = coalesce(handed_at, %s), settled_at = coalesce(settled_at, %s)"
+        " handed_at = coalesce(handed_at, %s), settled_at = coalesce(settled_at, %s), data = data || %s"
         " WHERE id = %s RETURNING *",
-        (after, why, tx.now, tx.now, id),
+        (after, why, tx.now, tx.now, Json({"reported_at": at.isoformat()} if at else {}), id),
     )
     return None if row is None else Reported(_delivery(row), before)
 

@@ -69,7 +69,18 @@ MUTANTS = (
                 early.execute("DELETE FROM outbox WHERE id = ANY(%s)", ([row["id"] for row in rows],))
             crash_at("relay.before_send")
 """,
-        (f"{_CRASHES}test_relay_dies[embedded-seed1-fault_03_amid_a_batch]",),
+        (f"{_CRASHES}test_relay_dies[embedded-seed1-survey-fault_03_amid_a_batch]",),
+    ),
+    Mutant(
+        "relay drops what is no answer",
+        "shared/events/relay.py",
+        "                confirmed = self.sink.send([_record(row) for row in rows], who)\n",
+        """\
+                left = [_record(row) for row in rows if row["topic"] in ("responses", "customers")]
+                self.sink.send(left, who)
+                confirmed = [True] * len(rows)
+""",
+        (f"{_CRASHES}test_relay_dies[embedded-seed1-survey-fault_02_after_the_log_confirmed]",),
     ),
     Mutant(
         "a late commit is overtaken by its key's next",

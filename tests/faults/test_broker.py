@@ -102,6 +102,7 @@ class Offsets:
 
     def __init__(self, history: History) -> None:
         self.kafka = _kafka(history)
+        self.best: dict[Any, int] = {}
         self.back: list[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -109,16 +110,15 @@ class Offsets:
     def _run(self) -> None:
         admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
         group = f"{self.kafka.prefix}followup"
-        best: dict[Any, int] = {}
         while not self._stop.wait(0.1):
             try:
                 found = admin.list_group_offsets({group: None})[group]
             except (KafkaError, OSError):  # of a broker that is away
                 continue
             for place, at in found.items():
-                if at.offset < best.get(place, 0):
-                    self.back.append(f"{place} went from {best[place]} to {at.offset}")
-                best[place] = at.offset
+                if at.offset < self.best.get(place, 0):
+                    self.back.append(f"{place} went from {self.best[place]} to {at.offset}")
+                self.best[place] = at.offset
         admin.close()
 
     def __enter__(self) -> Offsets:
@@ -128,7 +128,7 @@ class Offsets:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        assert not self.back, self.back
+        assert self.best and not self.back, self.back
 
 
 @pytest.mark.parametrize("own", [_THREE], indirect=True, scope="module")
@@ -180,14 +180,19 @@ def test_fault_09_a_consumer_that_was_expelled_amid_a_batch_resumes(history: His
 def test_fault_10_a_consumer_that_is_slower_than_its_poll_interval_joins_again(history: History) -> None:
     consumer = history.cast.consumers["followup"]
     slowest = history.people[0]
+    before = _taken_back(consumer)
     with Offsets(history), _slow(history, _kafka(history).poll_seconds + 3, slowest):
         history.answer(slowest)
         _wait_until_amid_a_batch(history)
         history.answer_all(revise=0)
-        history.running.wait(lambda: "took these partitions back" in consumer.said(), consumer, "the log")
+        history.running.wait(lambda: _taken_back(consumer) > before, consumer, "the log")
     history.answer_all(revise=0)
     history.running.settle()
     check(history)
+
+
+def _taken_back(consumer: Process) -> int:
+    return consumer.output.read_text(errors="replace").count("took these partitions back")
 
 
 def _trouble(history: History, role: str) -> str:

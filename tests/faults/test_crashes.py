@@ -45,12 +45,16 @@ def test_fault_01_web_dies_after_its_commit_before_the_reply(history: History) -
         pytest.param("relay.before_send", id="before_it_sends"),
     ],
 )
-def test_relay_dies(history: History, point: str) -> None:
+@pytest.mark.parametrize("service", ["survey", "followup"])
+def test_relay_dies(history: History, service: str, point: str) -> None:
     twice = sent_twice(history)
-    history.cast.relay.stop()
+    again = history.cast.relay_again if service == "survey" else history.cast.followup_again
+    (history.cast.relay if service == "survey" else history.cast.others[1]).stop()
     history.answer_all()
-    history.running.wait_crash(history.cast.relay_again(crash_at=point))
-    history.cast.relay_again()
+    if service == "followup":  # what the answers mean is its to tell
+        history.running.wait(lambda: _outbox(history, "followup") > 1, None, "followup's events")
+    history.running.wait_crash(again(crash_at=point))
+    again()
     history.running.settle()
     check(history)
     # On Kafka what was sent is there at once; the embedded log takes back what a dead relay had begun.
@@ -104,6 +108,11 @@ def test_fault_22_what_a_newer_version_says_is_carried_or_noted_and_stops_nobody
         name = tx.value("SELECT name FROM customer WHERE id = %s", (customer.key,))
     assert name == "Of the Next Version"
     check(history)
+
+
+def _outbox(history: History, service: str) -> int:
+    with history.running.db(service).transaction() as tx:
+        return int(tx.value("SELECT count(*) FROM outbox"))
 
 
 def _not_noted(history: History, service: str) -> set[str]:

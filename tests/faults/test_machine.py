@@ -185,6 +185,7 @@ def _fill_up(machine: Machine, history: Asked, disk: SmallDisk) -> None:
         with contextlib.suppress(psycopg2.Error):
             while True:
                 _superuser(history, "SELECT pg_switch_wal(), pg_logical_emit_message(false, 'test', 'more')")
+        assert {status for status, _, _ in said} == {503}, said
         said.clear()
         machine.wait_for(lambda: refused() and "does not answer" in said[-1][2])
         ballast.unlink()

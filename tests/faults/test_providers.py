@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pytest
 import urllib3
@@ -20,8 +23,10 @@ from tests.support.postgres import FreshDatabases, TestPostgres
 from tests.support.providers.server import Reply, Trouble, refusal
 from tests.support.providers.stand_in import Hooks, Reporter, StandIn, stand_in
 from tests.support.running import Cast, Running, running
+from tests.support.wall_clock import WallClock
 
 MAILS, TEXTS = 30, 10
+TIMES = 100
 
 
 @dataclass
@@ -29,20 +34,39 @@ class Provided(History):
     """An installation that sends by SendGrid and Twilio."""
 
     providers: StandIn = field(kw_only=True)
+    wall: WallClock = field(kw_only=True)
+    dies_at: str = field(kw_only=True)
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param("embedded"), pytest.param("kafka", marks=pytest.mark.slow_fault)]
+    scope="module",
+    params=[
+        ("embedded", "sender.after_hand_over"),
+        pytest.param(("embedded", "sender.after_claim"), marks=pytest.mark.slow_fault),
+        pytest.param(("kafka", "sender.before_settle"), marks=pytest.mark.slow_fault),
+    ],
+    ids=lambda param: "-".join(param),
 )
-def history(request: pytest.FixtureRequest, postgres: TestPostgres) -> Iterator[Provided]:
+def history(
+    request: pytest.FixtureRequest, postgres: TestPostgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Provided]:
     """Nobody is asked yet. The tests go on from each other."""
-    kafka = settings_for(request.getfixturevalue("broker")) if request.param == "kafka" else None
+    log, point = request.param
+    wall = WallClock(tmp_path_factory.mktemp("clock") / "off")
+    wall.set(datetime.now(UTC))
+    kafka = settings_for(request.getfixturevalue("broker")) if log == "kafka" else None
     urls = FreshDatabases(postgres)
-    with (
-        stand_in() as providers,
-        running(urls, providers.environment(), log=request.param, kafka=kafka) as installation,
-    ):
-        yield Provided(installation, cast=Cast(installation), taken=providers.taken, providers=providers)
+    with stand_in() as providers:
+        environment = providers.environment() | wall.environment()
+        with running(urls, environment, log=log, kafka=kafka, clock=wall) as installation:
+            yield Provided(
+                installation,
+                cast=Cast(installation),
+                taken=providers.taken,
+                providers=providers,
+                wall=wall,
+                dies_at=point,
+            )
     urls.drop()
 
 
@@ -158,10 +182,12 @@ def test_fault_18_a_sender_dies_and_providers_fail_and_each_message_is_taken_onc
 
     history.cast.others[0].stop()
     installation.role("survey", "clock")
-    dying = installation.role("survey", "sender", crash_at="sender.after_hand_over")
+    dying = installation.role("survey", "sender", crash_at=history.dies_at)
     history.ask(MAILS + TEXTS, texts=TEXTS)
     installation.wait_crash(dying)
     assert "claimed" in states(installation).values()
+    # Then it is believed to be dead.
+    history.wall.set(history.wall.now() + ledger.CLAIM_LIFETIME)
     providers.server.misbehave(
         refusal(429, retry_after="1"),
         Trouble("accept-close"),
@@ -188,6 +214,7 @@ def test_fault_18_a_sender_dies_and_providers_fail_and_each_message_is_taken_onc
 
     installation.wait(told_of, sender, "every message that was taken to be told delivered")
     reporter.close()
+    assert not providers.server.waiting, "not everything went wrong that should have"
     ids = taken()
     assert len(ids) == len(set(ids)) and reporter.refused == 0
     # What hung, or other hands had begun when the sender died, and nobody took is in doubt, and shown so.
@@ -236,3 +263,37 @@ def test_fault_19_a_replayed_webhook_has_no_second_effect(served: Served) -> Non
     for path, body, headers in list(served.said):
         assert served.post(path, body, headers) < 300, path
     assert everything(served.installation) == after
+
+
+def test_fault_20_the_same_reports_and_texts_a_hundred_times_at_once_have_one_effect(
+    history: Provided,
+) -> None:
+    installation, providers = history.running, history.providers
+    history.running.settle()
+    stopped = providers.twilio.texts[0]["To"]
+    silent = next(one for one in history.people if one.phone and one.token and one.phone != stopped)
+    history.form(silent)  # a word after their answer is another version of it
+    text = providers.twilio.inbound(silent.phone, "please call me, all of it is broken")
+    event = providers.sendgrid.event(providers.sendgrid.delivery_ids()[1], "bounce", type="bounce")
+    http = urllib3.PoolManager(maxsize=TIMES, retries=False, timeout=30)
+
+    def post(path: str, body: bytes, headers: Mapping[str, str]) -> int:
+        return http.request("POST", installation.url + path, body=body, headers=headers).status
+
+    hooks = Hooks(providers, post, installation.url)
+    together = threading.Barrier(TIMES)
+
+    def say(number: int) -> int:
+        together.wait()
+        return hooks.text(text) if number % 2 else hooks.events(event)
+
+    with ThreadPoolExecutor(TIMES) as pool:
+        statuses = list(pool.map(say, range(TIMES)))
+    assert all(200 <= status < 300 for status in statuses), sorted(set(statuses))
+    installation.settle()
+    with installation.db("survey").transaction() as tx:
+        texts = tx.value("SELECT count(*) FROM inbound WHERE text = %s", (text["Body"],))
+    with installation.db("reporting").transaction() as tx:
+        told = tx.all("SELECT state FROM delivery WHERE id = %s", (event["delivery_id"],))
+    assert texts == 1 and [row["state"] for row in told] == ["bounced"]
+    check(history)

@@ -13,7 +13,10 @@ from tests.support.postgres import TestPostgres
 
 pytestmark = pytest.mark.slow_fault
 
-_SHOWN = ("nps_day", "funnel_day", "response", "invitation", "task", "task_response", "delivery")
+_SHOWN = (
+    "nps_day", "funnel_day", "customer", "response", "invitation", "skip", "unconfirmed", "task",
+    "task_response", "delivery", "change", "notice",
+)  # fmt: skip
 
 
 def shown(history: History) -> dict[str, list[Any]]:
@@ -26,6 +29,11 @@ def shown(history: History) -> dict[str, list[Any]]:
 
 
 def test_fault_21_reporting_is_filled_again_under_traffic(history: History) -> None:
+    history.answer_all()
+    history.running.settle()
+    live = shown(history)
+    history.running.command("rebuild", "reporting")
+    assert shown(history) == live
     with Traffic(history) as traffic:
         traffic.wait_for_more()
         history.running.command("rebuild", "reporting", "--no-wait")

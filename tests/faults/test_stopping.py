@@ -162,7 +162,7 @@ def test_fault_24_a_relay_ends_its_batch(history: History, service: str) -> None
             if service == "survey":
                 cast.relay_again()
             else:
-                cast.others[1] = installation.role("followup", "relay", "sender", "clock")
+                cast.followup_again()
     installation.settle()
     check(history)
     assert sent_twice(history) == twice
@@ -239,7 +239,7 @@ def test_fault_24_followups_sender_ends_its_hand_overs_and_leaves_none_uncertain
     with followup.transaction() as tx:
         states = {row["state"] for row in tx.all("SELECT DISTINCT state FROM delivery")}
     assert states <= {"queued", "handed", "delivered"}, states
-    history.cast.others[1] = history.running.role("followup", "relay", "sender", "clock")
+    history.cast.followup_again()
 
     def told() -> bool:
         with followup.transaction() as tx:
@@ -262,7 +262,7 @@ def test_fault_24_followups_clock_ends_its_escalations(history: History) -> None
     with _held(history, "followup", overdue, lambda: None, "followup-worker"):
         history.cast.others[1].popen.terminate()
     _ended(history.cast.others[1])
-    history.cast.others[1] = history.running.role("followup", "relay", "sender", "clock")
+    history.cast.followup_again()
 
     def late() -> int:
         with followup.transaction() as tx:

@@ -6,6 +6,9 @@ from collections import Counter
 from typing import Any, Literal
 
 from services.reporting.queries.recount import recount
+from shared.db import Database
+from shared.events.catalog import TOPICS
+from shared.settings import SERVICES
 from tests.support import trial
 from tests.support.history import Answers
 from tests.support.running import Running
@@ -28,8 +31,10 @@ def check(history: Answers, *, parked: int = 0, waiting: frozenset[str] = frozen
         *_tasks(history, waiting),
         *_versions_in_order(running),
         *_handed_over_once(history),
+        *_told(running, waiting),
         *_figures(running, waiting),
         *_parked(running, parked),
+        *_gone(history),
     ]
     trial.checked(max(0, len(history.acks) - history.checked), Counter(kind for kind, _ in wrong))
     history.checked = len(history.acks)
@@ -150,10 +155,72 @@ def _handed_over_once(history: Answers) -> list[Wrong]:
     ]
     for service in ("survey", "followup"):
         with running.db(service).transaction() as tx:
-            said = tx.all(
-                "SELECT id FROM delivery WHERE state IN ('handed', 'delivered') AND kind <> 'notice'"
-            )
+            said = tx.all("SELECT id, kind, ref_id FROM delivery WHERE state IN ('handed', 'delivered')")
         wrong += [("lost", f"delivery {row['id']} never arrived") for row in said if row["id"] not in arrived]
+        twice = Counter(
+            (row["kind"], row["ref_id"]) for row in said if row["kind"] in ("invitation", "notice")
+        )
+        wrong += [
+            ("doubled", f"{service} handed {kind} {ref} over {count} times")
+            for (kind, ref), count in twice.items()
+            if count > 1
+        ]
+    return wrong
+
+
+# Who owns it, who hears of it, and what the one has that the other must have after all has arrived.
+_TOLD = (
+    ("survey", "followup", "SELECT id FROM customer", "SELECT id FROM customer WHERE version > 0"),
+    ("survey", "reporting", "SELECT id FROM customer", "SELECT id FROM customer WHERE version > 0"),
+    (
+        "survey",
+        "reporting",
+        "SELECT id FROM invitation WHERE sent_at IS NOT NULL AND NOT test",
+        "SELECT id FROM invitation WHERE asked",
+    ),
+    (
+        "survey",
+        "reporting",
+        "SELECT id, state FROM delivery WHERE kind <> 'staff' AND state IN ('delivered', 'bounced')"
+        " AND NOT data ? 'complained_at' AND customer_id IN (SELECT id FROM customer)",
+        "SELECT id, state FROM delivery WHERE state IN ('delivered', 'bounced')",
+    ),
+    (
+        "followup",
+        "reporting",
+        "SELECT id, version, state FROM task",
+        "SELECT id, version, state FROM task WHERE version > 0",
+    ),
+    (
+        "followup",
+        "reporting",
+        "SELECT id, version FROM notice WHERE sent_at IS NOT NULL"
+        " AND customer_id NOT IN (SELECT customer_id FROM erased)",
+        "SELECT id, version FROM notice WHERE sent_at IS NOT NULL",
+    ),
+    (
+        "followup",
+        "survey",
+        "SELECT id FROM notice WHERE sent_at IS NOT NULL"
+        " AND customer_id NOT IN (SELECT customer_id FROM erased)",
+        "SELECT id FROM notice_replica",
+    ),
+)
+
+
+def _told(running: Running, waiting: frozenset[str]) -> list[Wrong]:
+    """What one service has decided or learnt, the others have heard."""
+    wrong: list[Wrong] = []
+    for owner, other, has, must_have in _TOLD if not waiting else ():
+        found = []
+        for service, sql in ((owner, has), (other, must_have)):
+            with running.db(service).transaction() as tx:
+                found.append({tuple(map(str, row.values())) for row in tx.all(sql)})
+        truth, there = found
+        wrong += [("lost", f"{other} has not heard of {what}: {has}") for what in sorted(truth - there)[:5]]
+        wrong += [
+            ("differs", f"{owner} does not have {what}: {must_have}") for what in sorted(there - truth)[:5]
+        ]
     return wrong
 
 
@@ -178,6 +245,15 @@ def _figures(running: Running, waiting: frozenset[str]) -> list[Wrong]:
     return wrong
 
 
+def _gone(history: Answers) -> list[Wrong]:
+    """Who was erased stands nowhere in the services' databases any more."""
+    wrong: list[Wrong] = []
+    for service in SERVICES if history.gone else ():
+        words = words_in(history.running.db(service))
+        wrong += [("differs", f"{service} knows {one.email}") for one in history.gone if one.email in words]
+    return wrong
+
+
 def _parked(running: Running, expected: int) -> list[Wrong]:
     found = 0
     for service in ("survey", "followup", "reporting"):
@@ -186,9 +262,28 @@ def _parked(running: Running, expected: int) -> list[Wrong]:
     return [] if found == expected else [("differs", f"{found} keys are parked, not {expected}")]
 
 
+def words_in(db: Database) -> str:
+    """All that stands in its tables."""
+    with db.transaction() as tx:
+        tables = tx.all(
+            "SELECT format('%I', relname) AS name FROM pg_class WHERE relkind = 'r'"
+            " AND relnamespace = 'public'::regnamespace AND NOT relispartition"
+        )
+        return "\n".join(
+            row["line"]
+            for table in tables
+            for row in tx.all(f"SELECT t::text AS line FROM {table['name']} t")
+        )
+
+
 def sent_twice(history: Answers) -> int:
     """How many events are on the log once more than they should; that is no harm, their effect is one."""
     log = history.running.log()
-    events = [entry.headers["id"] for entry in log.tail("responses", 1_000_000)]
+    events = [
+        entry.headers["id"]
+        for topic in TOPICS
+        for entry in log.tail(topic, 1_000_000)
+        if not entry.headers.get("replay")
+    ]
     log.close()
     return len(events) - len(set(events))

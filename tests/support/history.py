@@ -64,6 +64,8 @@ class Answers:
     acks: list[Ack] = field(default_factory=list)
     nonces: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """What each customer has sent, by their id: one form is one version at most, however often it is sent."""
+    gone: list[Person] = field(default_factory=list)
+    """Who was erased."""
     refused: int = 0
     """How many answers had to be sent once more."""
     checked: int = 0
@@ -119,6 +121,7 @@ class Answers:
                 self.refused += 1
                 return False
             if reply.status >= 500:
+                assert reply.status == 503 and "Retry-After" in reply.headers, (reply.status, reply.data)
                 self.refused += 1
                 return False
             assert reply.status == 200, (reply.status, reply.data)
@@ -145,8 +148,9 @@ class Answers:
         return [Taken(row["delivery_id"], row["recipient"], row["text"]) for row in rows]
 
     def forget(self, person: Person) -> None:
-        """They were erased: nothing of theirs is expected any more."""
+        """They were erased: nothing of theirs is expected any more, anywhere."""
         self.people.remove(person)
+        self.gone.append(person)
         self.acks = [ack for ack in self.acks if ack.person is not person]
 
     def final(self) -> dict[str, Ack]:

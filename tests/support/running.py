@@ -34,6 +34,7 @@ from tests.support import trial
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 90.0
+_FOLLOWUP = ("relay", "sender", "clock")
 _WEB = "from shared.embedded.web import serve; serve(('survey', 'followup', 'reporting'))"
 
 
@@ -300,12 +301,17 @@ class Cast:
         self.consumers = {service: installation.role(service, "consumer") for service in SERVICES}
         self.others = [
             installation.role("survey", "sender", "clock"),
-            installation.role("followup", "relay", "sender", "clock"),
+            installation.role("followup", *_FOLLOWUP),
         ]
 
     def relay_again(self, crash_at: str = "") -> Process:
         self.relay = self.installation.role("survey", "relay", crash_at=crash_at)
         return self.relay
+
+    def followup_again(self, crash_at: str = "") -> Process:
+        """All roles of followup's but its consumer."""
+        self.others[1] = self.installation.role("followup", *_FOLLOWUP, crash_at=crash_at)
+        return self.others[1]
 
     def consumer_again(self, service: str, crash_at: str = "") -> Process:
         self.consumers[service] = self.installation.role(service, "consumer", crash_at=crash_at)

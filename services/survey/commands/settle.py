@@ -100,7 +100,8 @@ def report(
     if not is_id(delivery_id):
         return
     lock(tx, [delivery_id])
-    if ledger.report(tx, delivery_id, state, reason) is None:
+    # What is published again later says the same time; a complaint has its own.
+    if ledger.report(tx, delivery_id, state, reason, None if state == "complained" else at) is None:
         return
     row = _rows(tx, [delivery_id]).get(delivery_id.lower())
     if row is None:

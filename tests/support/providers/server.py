@@ -91,6 +91,11 @@ class Server:
         """The next hand-overs go wrong like this, one each."""
         self._troubles.extend(troubles)
 
+    @property
+    def waiting(self) -> int:
+        """How many of these have not happened yet."""
+        return len(self._troubles)
+
     def always(self, trouble: Trouble | None) -> None:
         """Every hand-over goes wrong like this, or (None) none any more."""
         self._always = trouble
