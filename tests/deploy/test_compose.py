@@ -155,7 +155,9 @@ def test_down_and_up_lose_nothing(asked: Asked) -> None:
 def test_no_token_and_no_address_is_in_any_log(asked: Asked) -> None:
     page = f"{asked.compose.url}/followup/n/a-token-of-somebody"
     asked.compose.run("stop", "followup-web")
-    assert asked.answers.http.request("GET", page).status in (502, 503)
+    away = asked.answers.http.request("GET", page)
+    assert (away.status, away.headers["Retry-After"]) == (503, "5")
+    assert "Reload this page" in away.data.decode()
     asked.compose.run("start", "followup-web")
     said = asked.compose.logs()
     assert "a-token-of-somebody" not in said

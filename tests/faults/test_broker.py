@@ -1,4 +1,4 @@
-"""Faults 9 to 12: partitions change hands amid a batch, and the broker dies, freezes or refuses."""
+"""Faults 9 to 12: partitions change hands amid a batch, the broker dies, freezes or refuses; 3, on brokers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from shared.roles import read_report
 from shared.settings import KafkaSettings
 from tests.faults.conftest import SEEDS, history_on, settings_for
 from tests.support import trial
-from tests.support.checker import check
+from tests.support.checker import check, sent_twice
 from tests.support.history import History, Person, Traffic
 from tests.support.kafka import Broker, Cluster
 from tests.support.postgres import TestPostgres
@@ -146,6 +146,29 @@ def test_fault_11_one_of_three_brokers_dies_under_load_and_is_not_missed(
     check(history)
 
 
+def test_fault_03_a_relay_dies_when_the_log_has_a_part_of_its_batch(history: History) -> None:
+    def on_the_log(topic: str) -> int:
+        log = history.running.log()
+        found = sum(1 for _ in log.tail(topic, 1_000_000))
+        log.close()
+        return found
+
+    history.running.settle()
+    history.cast.relay.stop()
+    before, twice = {topic: on_the_log(topic) for topic in ("customers", "responses")}, sent_twice(history)
+    history.invite(6)
+    history.answer_all()
+    _take_at_most(10, history)
+    history.running.wait_crash(history.cast.relay_again(crash_at="relay.mid_batch"))
+    assert on_the_log("customers") > before["customers"], "nothing of the batch was there"
+    assert on_the_log("responses") == before["responses"], "all of the batch was there"
+    _take_at_most(1_048_576, history)
+    history.cast.relay_again()
+    history.running.settle()
+    check(history)
+    assert sent_twice(history) > twice
+
+
 def test_fault_09_another_consumer_joins_amid_a_batch(history: History) -> None:
     with Offsets(history), Traffic(history) as traffic:
         with _slow(history, 0.1):
@@ -193,6 +216,14 @@ def test_fault_10_a_consumer_that_is_slower_than_its_poll_interval_joins_again(h
 
 def _taken_back(consumer: Process) -> int:
     return consumer.output.read_text(errors="replace").count("took these partitions back")
+
+
+def _take_at_most(size: int, history: History) -> None:
+    """The broker takes no answers that are longer, in bytes."""
+    admin = KafkaAdminClient(bootstrap_servers=_kafka(history).bootstrap)
+    topic = f"{_kafka(history).prefix}responses"
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size)})])
+    admin.close()
 
 
 def _trouble(history: History, role: str) -> str:
@@ -257,16 +288,8 @@ def test_fault_12_the_broker_freezes_amid_a_flush(history: History, own: Broker 
 
 
 def test_fault_12_what_the_broker_refuses_for_good_keeps_its_place(history: History) -> None:
-    def at_most(size: int) -> None:
-        admin = KafkaAdminClient(bootstrap_servers=_kafka(history).bootstrap)
-        topic = f"{_kafka(history).prefix}responses"
-        admin.alter_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": str(size)})]
-        )
-        admin.close()
-
     long, *others = history.people
-    at_most(2_000)
+    _take_at_most(2_000, history)
     history.answer(long, comment=secrets.token_urlsafe(2_400))
     history.running.wait(
         lambda: "MessageSizeTooLarge" in _trouble(history, "survey-relay"), None, "a refusal"
@@ -278,6 +301,6 @@ def test_fault_12_what_the_broker_refuses_for_good_keeps_its_place(history: Hist
     with history.running.db("reporting").transaction() as tx:
         known = tx.value("SELECT version FROM response WHERE customer_id = %s", (long.id,))
     assert known < long.version - 2
-    at_most(1_048_576)
+    _take_at_most(1_048_576, history)
     history.running.settle()
     check(history)

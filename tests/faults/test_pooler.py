@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Literal
 
+import psycopg2
 import pytest
 import urllib3
 
@@ -113,6 +114,40 @@ def test_fault_15_many_share_few_connections(history: History, postgres: TestPos
         thread.join()
     assert not errors and max(took) < 2.0 + 2.0 and not _stuck(postgres, history)
     history.running.settle()
+    check(history)
+
+
+def test_fault_15_a_pool_that_others_hold_is_said_in_two_seconds_and_none_waits_for_ever(
+    history: History, pooler: PgBouncer, postgres: TestPostgres
+) -> None:
+    http, waited = urllib3.PoolManager(20, timeout=30, retries=False), list[float]()
+
+    def answer(number: int) -> None:
+        began = time.monotonic()
+        reply = http.request(
+            "POST",
+            f"{history.running.url}/a/{history.people[0].token}",
+            fields={"nonce": f"nobody-{number}", "seen": str(history.people[0].version), "score": "3"},
+            encode_multipart=False,
+            headers={"Accept": "application/json"},
+        )
+        waited.append(time.monotonic() - began)
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "2"), (reply.status, reply.data)
+
+    history.running.settle()
+    with ExitStack() as held:
+        for _ in range(SIZE):
+            connection = psycopg2.connect(pooler.urls["survey"])
+            held.callback(connection.close)
+            connection.cursor().execute("SELECT 1")  # and leaves its transaction open
+        with ThreadPoolExecutor(16) as crowd:
+            list(crowd.map(answer, range(32)))
+        assert pooler.pool("survey") == SIZE
+    assert max(waited) < 2.0 + 2.0
+    trial.over()
+    history.answer_all(revise=0)
+    history.running.settle()
+    history.running.wait(lambda: not _stuck(postgres, history), None, "no transaction to be stuck")
     check(history)
 
 

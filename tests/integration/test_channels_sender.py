@@ -208,6 +208,35 @@ def test_the_wall_clock_may_step_back_without_harm(house: House, clock: ManualCl
     assert sorted(house.provider.taken) == ["ann", "bob"]
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+@pytest.mark.parametrize("amid", ["permits", "render", "send"])
+def test_a_clock_that_steps_while_a_sender_has_messages_in_hand_makes_no_other_send_them_too(
+    house: House, amid: str, hours: int
+) -> None:
+    house.queue("ann", "bob")
+    other = House(house.db, house.clock)
+    other.provider = house.provider
+    owner = house.provider if amid == "send" else house.sender
+    undisturbed, stepped = getattr(owner, amid), threading.Event()
+
+    def disturbed(*given: object) -> object:
+        said = undisturbed(*given)
+        if not stepped.is_set():
+            stepped.set()
+            house.clock.advance(timedelta(hours=hours))
+            other.sender.step()
+        return said
+
+    setattr(owner, amid, disturbed)
+    house.sender.hands = 1
+    house.sender.step()
+    while house.sender.step() or other.sender.step():
+        pass
+    assert sorted(house.provider.taken) == ["ann", "bob"]
+    assert house.states() == {"ann": "handed", "bob": "handed"}
+    assert Counter(house.settled + other.settled)["ann", "handed"] == 1
+
+
 def test_a_time_out_is_uncertain_and_never_sent_again_by_itself(house: House, clock: ManualClock) -> None:
     house.queue("ann")
     house.provider.troubles = [UncertainError("no answer in time")]

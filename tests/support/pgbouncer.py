@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psycopg2
 import pytest
 
 from shared.embedded.owner import find_owner
@@ -67,6 +68,19 @@ class PgBouncer:
                 time.sleep(0.05)
             else:
                 return self
+
+    def pool(self, service: str) -> int:
+        """How many of the connections to a service's database are in somebody's hands."""
+        # Of its own console, which speaks no transactions.
+        console = psycopg2.connect(host="127.0.0.1", port=self.port, dbname="pgbouncer", user="tests")
+        console.autocommit = True
+        with console.cursor() as cur:
+            cur.execute("SHOW POOLS")
+            names = [column.name for column in cur.description or ()]
+            pools = [dict(zip(names, row, strict=True)) for row in cur.fetchall()]
+        console.close()
+        database = urlsplit(self.urls[service]).path[1:]
+        return sum(int(one["sv_active"]) for one in pools if one["database"] == database)
 
     def kill(self) -> None:
         """As kill -9 does."""
