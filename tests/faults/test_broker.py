@@ -1,4 +1,4 @@
-"""Faults 9 to 12: partitions change hands amid a batch, the broker dies, freezes or refuses; 3, on brokers."""
+"""Faults 3 and 9 to 12 on brokers: partitions change hands amid a batch; brokers die, freeze, refuse."""
 
 from __future__ import annotations
 

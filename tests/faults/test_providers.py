@@ -241,6 +241,42 @@ def test_fault_18_a_sender_dies_and_providers_fail_and_each_message_is_taken_onc
     assert told == len(said) == len(set(said)) == len(ids)
 
 
+def test_fault_18_followups_sender_dies_and_each_notice_is_taken_once(history: Provided) -> None:
+    installation, providers = history.running, history.providers
+    followup = installation.db("followup")
+    history.cast.others[1].stop()
+    installation.role("followup", "relay", "clock")
+    dying = installation.role("followup", "sender", crash_at=history.dies_at)
+    before = {message.delivery_id for message in providers.taken()}
+    change = history.publish("Saturdays")
+    installation.wait_crash(dying)
+    with followup.transaction() as tx:
+        assert tx.value("SELECT count(*) FROM delivery WHERE kind = 'notice' AND state = 'claimed'")
+    history.wall.set(history.wall.now() + ledger.CLAIM_LIFETIME)
+    sender = installation.role("followup", "sender")
+
+    def notices() -> dict[str, str]:
+        with followup.transaction() as tx:
+            rows = tx.all("SELECT delivery_id, state FROM notice WHERE change_id = %s", (change,))
+        return {str(row["delivery_id"]): row["state"] for row in rows}
+
+    installation.wait(lambda: "queued" not in notices().values(), sender, "the notices")
+    installation.settle()
+    told = notices()
+    ids = [message.delivery_id for message in providers.taken() if message.delivery_id not in before]
+    assert len(told) == len(history.final()) and len(ids) == len(set(ids)) and set(ids) <= told.keys()
+    assert {id for id, state in told.items() if state == "sent"} <= set(ids), "sent, and nobody has it"
+    in_doubt = {id for id, state in told.items() if state == "uncertain"}
+    assert told.keys() - set(ids) <= in_doubt, "lost, and not shown so"
+    assert len(in_doubt) <= len(CHANNELS) * HANDS and (
+        history.dies_at != "sender.after_claim" or not in_doubt
+    )
+    # Survey, which gave leave for each, knows the same of it.
+    known = {id: state for id, state in states(installation).items() if id in told}
+    assert known == {id: "handed" if state == "sent" else state for id, state in told.items()}
+    check(history)
+
+
 def test_fault_19_spoilt_and_stale_webhooks_are_refused_and_change_nothing(served: Served) -> None:
     before = everything(served.installation)
     for how, spoil in SPOILT.items():

@@ -12,10 +12,6 @@ from urllib.parse import urlencode
 
 import pytest
 
-from services.followup.commands import changes, themes
-from services.followup.domain.by import By
-from services.followup.domain.change import Draft
-from services.followup.queries import themes as theme_queries
 from tests.faults.conftest import SEEDS
 from tests.support.checker import check, sent_twice
 from tests.support.history import History, Traffic
@@ -24,7 +20,6 @@ from tests.support.running import Process, Running
 _EMBEDDED = pytest.mark.parametrize(
     "history", [("embedded", one) for one in SEEDS], ids=lambda one: f"{one[0]}-seed{one[1]}", indirect=True
 )
-ANN = By(None, "Ann")
 _FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
 
 
@@ -226,12 +221,7 @@ def test_fault_24_followups_sender_ends_its_hand_overs_and_leaves_none_uncertain
     followup = history.running.db("followup")
 
     def begin() -> None:
-        with followup.transaction() as tx:
-            theme = str(theme_queries.active(tx)[0]["id"])
-            answers = [str(row["id"]) for row in tx.all("SELECT id FROM response ORDER BY id LIMIT 20")]
-            themes.tie(tx, theme, answers, None)
-            draft = Draft("Saturdays", "Too late.", "On Saturdays.", "en", None, (theme,))
-            changes.publish(tx, changes.create(tx, draft, ANN), ANN)
+        history.publish("Saturdays", 20)
 
     with _held(history, "log", "LOCK TABLE mailbox.message IN EXCLUSIVE MODE", begin, "mailbox-web", 4):
         history.cast.others[1].popen.terminate()
