@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from psycopg2.extras import Json
 
 from services.followup.commands import passwords
 from services.followup.commands.tasks import hours
 from services.followup.domain.by import By
 from services.followup.queries import company, tasks
-from shared.channels import Message, transport
+from shared.channels import Message, ledger, transport
 from shared.channels.ledger import Delivery
 from shared.channels.sender import Permit, Permits, Sender
 from shared.db import Row, Tx
@@ -61,6 +62,7 @@ class StaffMails:
         granted: dict[str, Permit] = {}
         refused: dict[str, str] = {}
         told: set[tuple[str, str]] = set()
+        says: dict[str, Mapping[str, int]] = {}
         with self.context.db.transaction() as tx:
             settings = company.settings(tx)
             # Whatever else is to be told of a task tells its newest words too: revisions come last.
@@ -76,6 +78,10 @@ class StaffMails:
                 granted[delivery.id] = Permit(
                     who["email"], who["name"], {**facts, "company": settings, "staff": who}
                 )
+                if delivery.data["template"] in _NEWS:
+                    says[delivery.id] = {str(one["id"]): one["version"] for one in facts["answers"]}
+            if says:
+                _note(tx, says)
         return Permits(granted, refused)
 
     def render(self, delivery: Delivery, leave: Permit) -> Message:
@@ -167,11 +173,21 @@ def _not_to(who: Row | None) -> str | None:
 
 
 def _has_read(tx: Tx, delivery: Delivery, staff_id: str) -> bool:
-    """Whether a mail that left after this one was queued has said all of it already."""
+    """Whether a mail that has begun to leave says this version of the answer, or a later one."""
     return bool(
         tx.value(
             """SELECT 1 FROM delivery WHERE ref_id = %s AND kind = 'staff' AND data->>'staff_id' = %s
-                  AND data->>'template' = ANY(%s) AND handed_at > %s LIMIT 1""",
-            (delivery.ref_id, staff_id, list(_NEWS), delivery.created_at),
+                  AND handed_at IS NOT NULL AND (data->'says'->>%s)::bigint >= %s LIMIT 1""",
+            (delivery.ref_id, staff_id, delivery.data["response_id"], delivery.data.get("version")),
         )
+    )
+
+
+def _note(tx: Tx, says: Mapping[str, Mapping[str, int]]) -> None:
+    """Notes with each mail which versions of the answers it tells, whatever the clock says when it leaves."""
+    ledger.lock(tx, list(says))
+    tx.values(
+        "UPDATE delivery d SET data = d.data || v.data::jsonb FROM (VALUES %s) AS v (id, data)"
+        " WHERE d.id = v.id::uuid AND d.state = 'claimed'",
+        [(id, Json({"says": versions})) for id, versions in says.items()],
     )

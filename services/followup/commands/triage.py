@@ -283,7 +283,7 @@ def _refresh(tx: Tx, task: Row, before: Answer | None, now: Answer, version: int
             "revised",
             task["id"],
             task["owner_id"],
-            {"response_id": now.response_id, "before": before.score},
+            {"response_id": now.response_id, "version": version, "before": before.score},
             once=f"{task['id']}|{now.response_id}|{version}",
         )
 

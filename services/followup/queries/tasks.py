@@ -116,9 +116,9 @@ def card(tx: Tx, by: By, task_id: str) -> Row:
 def answers(tx: Tx, task_id: str) -> list[Row]:
     """The answers behind a task with who gave them, those that speak first; each with its earlier scores."""
     return tx.all(
-        """SELECT r.id, r.score, r.band, r.comment, r.callback, r.state, r.answered_at, r.touchpoint,
-                  r.program_name, r.channel, r.customer_id, c.name AS customer_name, c.phone, c.email,
-                  c.language, c.data->>'may_email' AS may_email, c.data->>'may_sms' AS may_sms,
+        """SELECT r.id, r.version, r.score, r.band, r.comment, r.callback, r.state, r.answered_at,
+                  r.touchpoint, r.program_name, r.channel, r.customer_id, c.name AS customer_name, c.phone,
+                  c.email, c.language, c.data->>'may_email' AS may_email, c.data->>'may_sms' AS may_sms,
                   array(SELECT v.score FROM response_version v WHERE v.response_id = r.id
                         ORDER BY v.version) AS scores
            FROM task_response tr JOIN response r ON r.id = tr.response_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -13,12 +13,14 @@ from services.followup.commands import attempts, reminders, resolving, staff, st
 from services.followup.domain.by import By
 from services.followup.staff_sender import make_sender
 from shared.channels import Message
-from shared.channels.sender import Sender
+from shared.channels.ledger import Delivery
+from shared.channels.sender import Permits, Sender
 from shared.ids import SystemIds
 from shared.roles import RoleContext
 from tests.support.followup import Followup, account, new_id
 
 ANYBODY = By(None, "a program")
+HOUR = timedelta(hours=1)
 
 
 class Outbox:
@@ -252,3 +254,66 @@ def test_a_mail_to_staff_of_which_nobody_knows_is_counted_for_a_week(followup: F
         roles.housekeeping(followup.db)
         body = followup.app.test_client().get("/followup/readyz").json
         assert body is not None and body["uncertain"] == counted
+
+
+def _revise(followup: Followup, comment: str) -> None:
+    [one] = followup.all("SELECT id, customer_id, account_id FROM response")
+    globex = account(manager="ann@acme.example") | {"id": str(one["account_id"])}
+    followup.apply(
+        followup.response(
+            str(one["customer_id"]), 2, account=globex, response_id=str(one["id"]), comment=comment
+        )
+    )
+
+
+def test_what_a_customer_adds_while_a_mail_is_on_its_way_is_told_in_another(
+    followup: Followup, sender: Sender, way: Outbox, task_id: str
+) -> None:
+    permits = sender.permits
+
+    def slow(batch: Sequence[Delivery]) -> Permits:
+        """The words are read; then it is long until the mail leaves."""
+        given = permits(batch)
+        sender.permits = permits
+        _revise(followup, "Call me before noon.")
+        followup.clock.advance(timedelta(seconds=1))
+        return given
+
+    sender.permits = slow
+    while sender.step():
+        pass
+    sender.step()
+    said = [mail.text for mail in way.sent if "invoice" in mail.text or "noon" in mail.text]
+    assert len(said) == 2 and "noon" not in said[0] and "noon" in said[1]
+
+
+def test_a_mail_that_left_by_a_fast_clock_keeps_no_later_words_back(
+    followup: Followup, sender: Sender, way: Outbox, task_id: str
+) -> None:
+    followup.clock.advance(timedelta(hours=1))
+    sender.step()
+    followup.clock.advance(-timedelta(hours=1))
+    _revise(followup, "Call me before noon.")
+    sender.step()
+    assert [("noon" in mail.text) for mail in way.sent if "Globex" in mail.text][-1]
+    _revise(followup, "Call me before noon, please.")
+    sender.step()
+    assert "noon, please" in way.sent[-1].text
+
+
+def test_words_that_a_mail_has_said_already_are_not_sent_again(
+    followup: Followup, sender: Sender, way: Outbox, task_id: str
+) -> None:
+    _revise(followup, "Call me before noon.")
+    with followup.db.transaction() as tx:
+        [opened] = tx.all("SELECT id FROM delivery WHERE data->>'template' = 'revised'")
+        tx.execute("UPDATE delivery SET not_before = %s WHERE id = %s", (tx.now + HOUR, opened["id"]))
+    sender.step()
+    assert "noon" in way.sent[-1].text
+    sent = len(way.sent)
+    followup.clock.advance(HOUR)
+    sender.step()
+    assert len(way.sent) == sent
+    assert followup.all("SELECT state FROM delivery WHERE data->>'template' = 'revised'") == [
+        {"state": "refused"}
+    ]
