@@ -33,7 +33,8 @@ _files = threading.BoundedSemaphore(FILES)
 
 
 class NoLength(HearbackError):
-    """A file of which nobody could tell whether all of it has come."""
+    """A file or form of which nobody could tell whether all of it has come: the server ends a body whose
+    last piece (chunked) never came like a whole one."""
 
     status, slug = 411, "length-required"
 
@@ -43,7 +44,7 @@ def receive(away: Callable[[], AbstractContextManager[None]]) -> None:
 
     A larger one is read by its route as if it came from the connection, but within `away()` for as long as it
     is waited for; `done` is to be called at its end. Raises `Unavailable` when too many wait for theirs
-    already, `NoLength` for a file without one, and werkzeug's `ClientDisconnected` when it breaks off.
+    already, `NoLength` for a file or form without a length, and `ClientDisconnected` when it breaks off.
     """
     if not (request.content_length or request.headers.get("Transfer-Encoding")):
         return
@@ -57,6 +58,8 @@ def receive(away: Callable[[], AbstractContextManager[None]]) -> None:
         return
     if limit is not None and (length or 0) > limit:
         return  # refused where it is read
+    if length is None and g.needs_length:
+        raise NoLength("Say how long the form is (Content-Length): else half of it would look whole.")
     _take(_waiting)
     try:
         body = get_input_stream(request.environ, max_content_length=limit).read()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from flask import current_app, request
+from flask import current_app, g, request
 
 from shared.errors import TooMany
 from shared.web.service import service
@@ -47,24 +47,30 @@ def rate_limit(key: str, limit: int, seconds: int) -> None:
         )
 
 
-def body_limit(size: int) -> Callable[[F], F]:
-    """Lets this route take a body of up to `size` bytes (1 MiB elsewhere)."""
+def body_limit(size: int, *, needs_length: bool = True) -> Callable[[F], F]:
+    """Lets this route take a body of up to `size` bytes (1 MiB elsewhere).
+
+    Without `needs_length` also one that does not say how long it is (chunked), and could be a part of itself:
+    where a part is refused anyway, by its signature for example.
+    """
 
     def mark(view: F) -> F:
-        setattr(view, _MARK, size)
+        setattr(view, _MARK, (size, needs_length))
         return view
 
     return mark
 
 
 def apply_body_limit() -> None:
-    """Before each request: the limit of its route."""
+    """Before each request: the limit of its route, and in `g.needs_length` whether a body must have one."""
     view: Any = current_app.view_functions.get(request.endpoint or "")
     owner = getattr(view, "view_class", None)
     handler = getattr(owner, request.method.lower(), None) if owner else None
-    size = getattr(handler, _MARK, None) or getattr(view, _MARK, None)
+    size, needs_length = getattr(handler, _MARK, None) or getattr(view, _MARK, None) or (None, True)
     if size is not None:
         request.max_content_length = int(size)
+    # Half of a JSON object is none; half of a form is another form.
+    g.needs_length = needs_length and request.mimetype != "application/json"
 
 
 def _words(seconds: int) -> str:

@@ -160,19 +160,23 @@ def test_fault_15_bodies_that_never_come_keep_nobody_from_being_served(history: 
     check(history)
 
 
-def test_an_answer_that_breaks_off_is_none(history: History) -> None:
+@pytest.mark.parametrize("chunked", [False, True], ids=["of_a_length", "in_pieces"])
+def test_an_answer_that_breaks_off_is_none(history: History, chunked: bool) -> None:
     url, person = urlsplit(history.running.url), history.people[0]
     history.answer(person, 3, "")
     form = urlencode(history.form(person, 10, "")).encode()
     assert form.endswith(b"score=10&comment=")
+    sent = form.removesuffix(b"0&comment=")
     head = (
         f"POST /a/{person.token} HTTP/1.1",
         f"Host: {url.netloc}",
-        f"Content-Length: {len(form)}",
+        "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(form)}",
         "Content-Type: application/x-www-form-urlencoded",
     )
+    if chunked:  # a whole piece, and no more
+        sent = b"%x\r\n%s\r\n" % (len(sent), sent)
     with socket.create_connection((url.hostname, url.port)) as line:
-        line.sendall("\r\n".join((*head, "", "")).encode() + form.removesuffix(b"0&comment="))
+        line.sendall("\r\n".join((*head, "", "")).encode() + sent)
         line.shutdown(socket.SHUT_WR)
         line.settimeout(10)
         with contextlib.suppress(ConnectionError):

@@ -12,7 +12,7 @@ from services.survey.messages import readable_on
 from services.survey.pages import standalone
 from services.survey.queries.company import company
 from services.survey.words import fill, language_of, words
-from shared.web import public, service
+from shared.web import body_limit, public, service
 
 bp = Blueprint("preferences", __name__)
 standalone.patient(bp)
@@ -53,6 +53,8 @@ def show(token: str) -> Response:
 
 @bp.post("/u/<token>")
 @public(csrf=False)
+# Half of an action is none, and no opt-out is refused for how a mail program sends it.
+@body_limit(65_536, needs_length=False)
 @standalone.friendly
 def change(token: str) -> Any:
     """Stops or starts a channel; at once, and says when one message was already on its way.

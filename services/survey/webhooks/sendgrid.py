@@ -60,7 +60,7 @@ def register(bp: Blueprint) -> None:
 
 
 @public(csrf=False)
-@body_limit(_MOST_BYTES)
+@body_limit(_MOST_BYTES, needs_length=False)
 def sendgrid_events() -> Response:
     """Takes in a batch. What is not of our mails, and what we cannot read, is passed over: the account may
     send for others too, and a refusal would bring the whole batch again and again for a day.

@@ -30,7 +30,7 @@ def register(bp: Blueprint) -> None:
 
 
 @public(csrf=False)
-@body_limit(65_536)
+@body_limit(65_536, needs_length=False)
 def twilio_message() -> Response:
     """A customer's text. With Advanced Opt-Out, `OptOutType` says what Twilio took it for and answered."""
     here = service()
@@ -44,7 +44,7 @@ def twilio_message() -> Response:
 
 
 @public(csrf=False)
-@body_limit(65_536)
+@body_limit(65_536, needs_length=False)
 def twilio_status() -> Response:
     """What became of a text of ours; the delivery's id is in the address that we gave Twilio."""
     here = service()

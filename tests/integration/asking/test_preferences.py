@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -32,6 +33,19 @@ def test_one_click_of_the_mail_program_opts_out_of_mail(survey: Asking) -> None:
     row = survey.customer(email="ann@example.com")
     assert row["email_opt_out_at"] is not None and row["sms_opt_out_at"] is None
     assert survey.one("SELECT source FROM opt_out")["source"] == "one-click"
+
+
+def test_a_mail_programs_click_may_come_in_pieces(survey: Asking) -> None:
+    path = preference_link(survey.invited())
+    reply = survey.http.post(
+        path,
+        input_stream=io.BytesIO(b"List-Unsubscribe=One-Click"),
+        content_type="application/x-www-form-urlencoded",
+        headers={"Transfer-Encoding": "chunked"},
+        environ_overrides={"CONTENT_LENGTH": "", "wsgi.input_terminated": True},
+    )
+    assert reply.status_code == 200
+    assert survey.one("SELECT email_opt_out_at FROM customer")["email_opt_out_at"]
 
 
 def test_each_channel_is_chosen_by_itself_and_can_come_back(survey: Asking) -> None:
