@@ -3,8 +3,11 @@
 One relay at a time serves a shard; a transaction-scoped advisory lock says which, and the server frees
 it when that relay freezes. Rows are read in the order of their ids above a floor, so that dead rows at
 the bottom cost nothing. The floor trails by a second, so most transactions that commit late with a lower
-id are seen at once; the rest by a full sweep every few seconds, or as soon as a later event of their key
+id are seen at once; the rest by a sweep below it every few seconds, or as soon as a later event of their key
 is due: the two never swap places.
+
+Of what the log does not take only its key waits (a partition without a leader, an event too large): it is
+tried again by itself, ever more slowly, while all others go on.
 """
 
 from __future__ import annotations
@@ -12,15 +15,17 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from shared.db import Database, Tx
+from shared.db import Database, Tx, is_transient
 from shared.errors import HearbackError
 from shared.events.envelope import Event
 from shared.events.outbox import SHARDS
 from shared.faults import crash_at
-from shared.log import Fenced, Pass, Record, Sink
+from shared.log import Fenced, NotTried, Pass, Record, Sink
+from shared.roles import brief
 
 BATCH = 500
 SWEEP_SECONDS = 3.0
@@ -32,10 +37,30 @@ _LOCK = 0x4842_0001
 _BY_INDEX = "SET LOCAL enable_seqscan = off"
 
 
+# So long (s) a shard's refused keys wait; after the second time each is tried by itself, for a log that
+# refuses one event may have dropped what was on its way beside it.
+_AGAIN = (0.2, 0.5, 1.0, 2.0, 5.0)
+_TOGETHER = 2
+# More is no matter of single keys.
+_MOST_HELD = 2_000
+
+
 class Moving(HearbackError):
     """Events do not go to this log now: another is about to be in use, or already is."""
 
     slug = "log-moving"
+
+
+@dataclass
+class _Held:
+    """Keys of a shard of which the log did not take everything: the longest untried first."""
+
+    keys: dict[str, None] = field(default_factory=dict)
+    failures: int = 0
+    until: float = 0.0
+    lowest: int = 0
+    """Nothing from here on counts as done."""
+    why: str = ""
 
 
 class Relay:
@@ -61,7 +86,14 @@ class Relay:
         self._tops: deque[tuple[float, int]] = deque()
         # Shards with more to send: nothing above these ids counts as done.
         self._limits: dict[int, int] = {}
+        self._held: dict[int, _Held] = {}
         self._swept = float("-inf")
+        self._first = 0
+
+    @property
+    def trouble(self) -> str:
+        """Why the log does not take some events, for people; nothing while it takes all."""
+        return next((held.why for held in self._held.values()), "")
 
     def run_once(self) -> bool:
         """Sends a batch of each shard that nobody else serves; returns whether anything was sent.
@@ -70,21 +102,21 @@ class Relay:
         or the log is gone; nothing is lost then.
         """
         now = self.db.clock.monotonic()
-        floor = self._floor
-        if now - self._swept >= SWEEP_SECONDS:
-            self._swept = now
-            floor = 0
-        with self.db.transaction() as tx:
-            tx.later(_BY_INDEX)
-            rows = tx.all(
-                """SELECT DISTINCT shard FROM (
-                    SELECT shard FROM outbox WHERE id > %s ORDER BY id LIMIT %s) AS due""",
-                (floor, 2 * self.batch),
-            )
-        # A list, not a generator: every shard gets its turn.
-        tops = [self._serve(row["shard"], floor) for row in rows]
-        self._raise_floor(now, max(tops, default=0))
-        return any(tops)
+        top = 0
+        sent = False
+        for shard, floor in self._due_shards(now):
+            try:
+                highest, any_sent = self._serve(shard, floor)
+            except Exception:
+                # The log may be gone, or some of what it holds: then the others come first next time.
+                self._first = (shard + 1) % SHARDS
+                raise
+            top, sent = max(top, highest), sent or any_sent
+        for shard, held in list(self._held.items()):
+            if now >= held.until:
+                sent = self._try_again(shard, held) or sent
+        self._raise_floor(now, top)
+        return sent
 
     def run(self, stop: threading.Event, pause: float = 0.05) -> None:
         """Sends until `stop` is set; raises what `run_once` raises."""
@@ -92,8 +124,75 @@ class Relay:
             if not self.run_once():
                 stop.wait(pause)
 
-    def _serve(self, shard: int, floor: int) -> int:
-        """Sends a batch of one shard; returns the highest id that was sent, 0 for none."""
+    def _due_shards(self, now: float) -> list[tuple[int, int]]:
+        """Which shards have something to send, and above which id to look for it."""
+        with self.db.transaction() as tx:
+            tx.later(_BY_INDEX)
+            rows = tx.all(
+                """SELECT shard, count(*) AS n FROM (
+                    SELECT shard FROM outbox WHERE id > %s ORDER BY id LIMIT %s) AS due GROUP BY shard""",
+                (self._floor, 2 * self.batch),
+            )
+            floors = {row["shard"]: self._floor for row in rows}
+            if sum(row["n"] for row in rows) >= 2 * self.batch:
+                # Others may wait behind these.
+                floors = dict.fromkeys(range(SHARDS), self._floor)
+            for shard, limit in self._limits.items():
+                floors[shard] = min(self._floor, limit)
+            if now - self._swept >= SWEEP_SECONDS:
+                self._swept = now
+                tx.later(_BY_INDEX)
+                for row in tx.all(
+                    "SELECT shard, min(id) AS id FROM outbox WHERE id <= %s GROUP BY shard", (self._floor,)
+                ):
+                    floors[row["shard"]] = min(self._floor, row["id"] - 1)
+        return sorted(floors.items(), key=lambda one: (one[0] - self._first) % SHARDS)
+
+    def _serve(self, shard: int, floor: int) -> tuple[int, bool]:
+        """Sends a batch of one shard; returns the highest id that was looked at, and whether any was sent."""
+        held = self._held.get(shard)
+        rows, refusals = self._pass(shard, floor, held.keys if held else ())
+        if not rows:
+            self._limits.pop(shard, None)
+            return 0, False
+        refusal = next((why for why in refusals if why and not isinstance(why, NotTried)), None)
+        if refusal and all(refusals):
+            raise refusal
+        left = [row["id"] for row, why in zip(rows, refusals, strict=True) if isinstance(why, NotTried)]
+        if left:
+            # Read again with all after it, so its partition goes on in order.
+            self._limits[shard] = min(left) - 1
+        elif len(rows) >= self.batch:
+            self._limits[shard] = rows[-1]["id"]
+        else:
+            self._limits.pop(shard, None)
+        return rows[-1]["id"], not all(refusals)
+
+    def _try_again(self, shard: int, held: _Held) -> bool:
+        """Sends what was refused before, and what came after it; returns whether any was sent."""
+        together = held.failures < _TOGETHER
+        keys = list(held.keys) if together else list(held.keys)[:1]
+        try:
+            rows, refusals = self._pass(shard, held.lowest - 1, keys, only=True)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            return False
+        if not any(refusals) and len(rows) < self.batch:
+            for key in keys:
+                del held.keys[key]
+        if not held.keys:
+            del self._held[shard]
+        return any(why is None for why in refusals)
+
+    def _pass(
+        self, shard: int, floor: int, held: Collection[str], *, only: bool = False
+    ) -> tuple[list[dict[str, Any]], list[Exception | None]]:
+        """Sends a batch of one shard without the `held` keys, or `only` them.
+
+        Returns its rows and for each why the log has not taken it (None: it has); no rows when there are none
+        or another relay serves the shard.
+        """
         with self.db.transaction() as tx:
             tx.later(_BY_INDEX)
             mine = tx.one(
@@ -101,10 +200,9 @@ class Relay:
                     set_config('idle_in_transaction_session_timeout', %s, true)""",
                 (_LOCK, shard, str(self.frozen_ms)),
             )
-            rows = self._due(tx, shard, floor) if mine and mine["locked"] else []
+            rows = self._due(tx, shard, floor, held, only) if mine and mine["locked"] else []
             if not rows:
-                self._limits.pop(shard, None)
-                return 0
+                return [], []
             # Real time, whatever the clock says: the server counts from its last answer.
             until = time.monotonic() + self.frozen_ms / 1000
             # A statement of its own, after the lock: who moves the log waits for it, then nobody sends.
@@ -117,7 +215,7 @@ class Relay:
             who = Pass(f"{self.name}/{shard}", here["epoch"], until)
             crash_at("relay.before_send")
             try:
-                confirmed = self.sink.send([_record(row) for row in rows], who)
+                refusals = self.sink.send([_record(row) for row in rows], who)
             except Fenced as fenced:
                 # This statement succeeds only while our lock holds: then nobody has overtaken us, but the log
                 # remembers a number from before our database was restored; the next pass goes above it.
@@ -125,34 +223,45 @@ class Relay:
                     "SELECT setval('outbox_epoch', greatest(%s, (SELECT last_value FROM outbox_epoch)))",
                     (fenced.epoch,),
                 )
-                self._limits[shard] = floor
-                return 0
+                return rows, [NotTried(str(fenced))] * len(rows)
             crash_at("relay.after_flush")
-            gone = [row for row, done in zip(rows, confirmed, strict=True) if done]
-            missing = [row["id"] for row, done in zip(rows, confirmed, strict=True) if not done]
-            sent = [row["id"] for row in gone]
+            gone = [row for row, why in zip(rows, refusals, strict=True) if why is None]
             # Where they stand: an index that is full of dead rows is not asked. Nobody moves a row.
             tx.execute(
                 "DELETE FROM outbox WHERE ctid = ANY(%s::tid[]) AND id + 0 = ANY(%s)",
-                ([row["place"] for row in gone], sent),
+                ([row["place"] for row in gone], [row["id"] for row in gone]),
             )
-        if missing:
-            # What failed is read again with all after it, so its partition goes on in order.
-            self._limits[shard] = min(missing) - 1
-        elif len(rows) >= self.batch:
-            self._limits[shard] = rows[-1]["id"]
-        else:
-            self._limits.pop(shard, None)
-        return max(sent, default=0)
+        self._hold(shard, rows, refusals)
+        return rows, refusals
 
-    def _due(self, tx: Tx, shard: int, floor: int) -> Sequence[dict[str, Any]]:
+    def _hold(self, shard: int, rows: Sequence[dict[str, Any]], refusals: Sequence[Exception | None]) -> None:
+        """The keys of what was refused wait for a while."""
+        refused = [
+            (row, why)
+            for row, why in zip(rows, refusals, strict=True)
+            if why is not None and not isinstance(why, NotTried)
+        ]
+        if not refused:
+            return
+        now = self.db.clock.monotonic()
+        held = self._held.setdefault(shard, _Held(lowest=refused[0][0]["id"]))
+        for row, _ in refused[: _MOST_HELD - len(held.keys)]:
+            held.keys.pop(row["key"], None)
+            held.keys[row["key"]] = None
+        held.lowest = min(held.lowest, refused[0][0]["id"])
+        held.why = brief(refused[0][1])
+        held.until = now + _AGAIN[min(held.failures, len(_AGAIN) - 1)]
+        held.failures += 1
+
+    def _due(self, tx: Tx, shard: int, floor: int, held: Collection[str], only: bool) -> list[dict[str, Any]]:
         # One statement, so one snapshot: if a key's later event is seen, so is its earlier one. Each key is
         # looked up by itself (OFFSET 0), and by the index that begins with it (no other knows pairs): in any
         # other way it would read all that is dead below the floor.
         return tx.all(
             """WITH batch AS (
                 SELECT *, ctid AS place FROM outbox
-                WHERE shard = %(shard)s AND id > %(floor)s ORDER BY id LIMIT %(batch)s
+                WHERE shard = %(shard)s AND id > %(floor)s AND (key = ANY(%(held)s)) = %(only)s
+                ORDER BY id LIMIT %(batch)s
             ), late AS (
                 SELECT o.* FROM (SELECT DISTINCT key FROM batch) k CROSS JOIN LATERAL (
                     SELECT *, ctid AS place FROM outbox
@@ -160,7 +269,7 @@ class Relay:
                 WHERE %(floor)s > 0
             )
             SELECT * FROM batch UNION ALL SELECT * FROM late ORDER BY id""",
-            {"shard": shard, "floor": floor, "batch": self.batch},
+            {"shard": shard, "floor": floor, "batch": self.batch, "held": list(held), "only": only},
         )
 
     def _raise_floor(self, now: float, top: int) -> None:
@@ -168,8 +277,6 @@ class Relay:
             self._tops.append((now, top))
         while self._tops and self._tops[0][0] <= now - TRAIL_SECONDS:
             self._floor = self._tops.popleft()[1]
-        if self._limits:
-            self._floor = min(self._floor, *self._limits.values())
 
 
 def wait_until_still(db: Database) -> None:

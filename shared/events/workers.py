@@ -34,7 +34,7 @@ def relay_loop(ctx: RoleContext) -> roles.Loop:
         try:
             log.ensure_topics()
             relay = Relay(ctx.service, ctx.db, log.sink(), log=here.log)
-            _work(ctx, stop, log, here.log, relay.run_once)
+            _work(ctx, stop, log, here.log, relay.run_once, lambda: relay.trouble)
         finally:
             log.close()
 
@@ -116,10 +116,18 @@ def clear_stop(db: Database, group: str) -> bool:
         return tx.execute("DELETE FROM consumer_stop WHERE consumer = %s", (group,)) > 0
 
 
-def _work(ctx: RoleContext, stop: threading.Event, log: Log, name: str, step: Callable[[], bool]) -> None:
+def _work(
+    ctx: RoleContext,
+    stop: threading.Event,
+    log: Log,
+    name: str,
+    step: Callable[[], bool],
+    trouble: Callable[[], str] = str,
+) -> None:
     """Steps until `stop`, or until another log than this one (`name`) is in use.
 
-    A part that is gone makes the role unready and is tried again ever more slowly.
+    A part that is gone makes the role unready and is tried again ever more slowly. What `trouble` says makes
+    it unready as well, but keeps only some of the work waiting.
     """
     maintained = pinged = float("-inf")
     failures = 0
@@ -141,7 +149,10 @@ def _work(ctx: RoleContext, stop: threading.Event, log: Log, name: str, step: Ca
                 pinged = now
             busy = step()
             failures = 0
-            roles.health().ok()
+            if said := trouble():
+                roles.health().failed(said)
+            else:
+                roles.health().ok()
         except Moving as error:
             roles.health().failed(error.message)
             pinged = float("-inf")

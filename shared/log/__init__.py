@@ -69,12 +69,12 @@ class Lag:
 class Sink(Protocol):
     """Where a relay sends."""
 
-    def send(self, records: Sequence[Record], who: Pass) -> list[bool]:
-        """Appends in order; returns once it is durable, and says of each record whether it is.
+    def send(self, records: Sequence[Record], who: Pass) -> list[Exception | None]:
+        """Appends in order; returns once it is durable, and says of each record why it is not (None: it is).
 
-        Invariant: within a partition, what is confirmed is a beginning of what was given. Raises
-        `Fenced` when a later pass of the same producer has sent (or may have: `until` is over), and
-        transient errors when the log is gone.
+        Invariant: within a partition, what is confirmed is a beginning of what was given; what only came
+        behind something refused is `NotTried`. Raises `Fenced` when a later pass of the same producer has
+        sent (or may have: `until` is over), and transient errors when the log is gone.
         """
         ...
 
@@ -146,6 +146,10 @@ class Fenced(Exception):
     def __init__(self, message: str, epoch: int) -> None:
         super().__init__(message)
         self.epoch = epoch
+
+
+class NotTried(Exception):
+    """A record that was not appended because of another: one before it in its partition, or a later pass."""
 
 
 class UnknownTopic(LookupError):

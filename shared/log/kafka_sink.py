@@ -8,17 +8,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaTimeoutError
+from kafka.errors import (
+    BrokerResponseError,
+    IllegalStateError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    UnknownError,
+)
+from kafka.future import Future
 
+from shared.errors import Unavailable
 from shared.events.catalog import TOPICS
 from shared.faults import crash_at
-from shared.log import Fenced, Pass, Record, UnknownTopic, partition_of
+from shared.log import Fenced, NotTried, Pass, Record, UnknownTopic, partition_of
 from shared.log.kafka_client import REQUEST_MS, answering, connect, unavailable
 from shared.settings import KafkaSettings
 
 # Less than a relay's lock lasts while it waits for us.
 _FLUSH_SECONDS = 7.0
 _BATCH_BYTES = 512 * 1024
+_GIVE_UP_SECONDS = 1.0
 
 
 class KafkaSink:
@@ -34,27 +44,24 @@ class KafkaSink:
         self.settings = settings
         self._producer: KafkaProducer | None = None
 
-    def send(self, records: Sequence[Record], who: Pass) -> list[bool]:
+    def send(self, records: Sequence[Record], who: Pass) -> list[Exception | None]:
         if not records:
             return []
         places = [(record, self.settings.prefix + record.topic, _partition(record)) for record in records]
         try:
             with answering(self.settings):
                 producer = self._made()
-                futures = [self._append(producer, place, who) for place in places]
+                futures = self._append_all(producer, places, who)
                 futures[0].add_callback(lambda _: crash_at("relay.mid_batch"))
                 crash_at("relay.let_through")
-                self._flush(producer, who)
+                self._flush(producer, futures, who)
         except BaseException:
             self._give_up()
             raise
-        done = _beginnings([(topic, partition) for _, topic, partition in places], futures)
-        if not all(done):
+        whys = _beginnings([(topic, partition) for _, topic, partition in places], futures)
+        if any(whys):
             self._give_up()
-        if not any(done):
-            error = next((future.exception for future in futures if future.exception), None)
-            raise unavailable(self.settings, error or KafkaTimeoutError("no answer in time"))
-        return done
+        return [why and self._say(why, topic) for (_, topic, _), why in zip(places, whys, strict=True)]
 
     def close(self) -> None:
         self._give_up()
@@ -78,6 +85,30 @@ class KafkaSink:
             )
         return self._producer
 
+    def _append_all(
+        self, producer: KafkaProducer, places: Sequence[tuple[Record, str, int]], who: Pass
+    ) -> list[Any]:
+        futures = []
+        broken = set()
+        for place in places:
+            if place[1:] in broken:
+                futures.append(Future().failure(NotTried("What was before it cannot be sent.")))
+                continue
+            try:
+                futures.append(self._append(producer, place, who))
+            except MessageSizeTooLargeError as error:  # for any request of ours
+                broken.add(place[1:])
+                futures.append(Future().failure(error))
+        return futures
+
+    def _say(self, why: Exception, topic: str) -> Exception:
+        if isinstance(why, BrokerResponseError):
+            said = f"{type(why).__name__}: {why}"
+            return Unavailable(
+                f"Kafka at {self.settings.bootstrap} does not take an event for {topic} ({said})."
+            )
+        return why if isinstance(why, NotTried) else unavailable(self.settings, why)
+
     def _append(self, producer: KafkaProducer, place: tuple[Record, str, int], who: Pass) -> Any:
         record, topic, partition = place
         if time.monotonic() >= who.until:
@@ -93,14 +124,22 @@ class KafkaSink:
         # In the network thread, before it could send what comes behind.
         return future.add_errback(lambda _: _abandon(producer))
 
-    def _flush(self, producer: KafkaProducer, who: Pass) -> None:
-        with contextlib.suppress(KafkaTimeoutError):  # the futures say what has arrived
-            producer.flush(timeout=max(0.1, min(_FLUSH_SECONDS, who.until - time.monotonic())))
+    def _flush(self, producer: KafkaProducer, futures: Sequence[Any], who: Pass) -> None:
+        until = min(time.monotonic() + _FLUSH_SECONDS, who.until)
+        # What is too large together is sent again in parts, for which its flush does not wait.
+        while not all(future.is_done for future in futures) and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(KafkaTimeoutError, UnknownError):  # the futures say what has arrived
+                producer.flush(timeout=left)
 
     def _give_up(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
             _abandon(producer)
+            producer._sender.join(_GIVE_UP_SECONDS)
+            with contextlib.suppress(
+                KafkaError
+            ):  # nothing is left to be sent: so it ends, and needs no collector
+                producer.close(timeout=0)
 
 
 def _abandon(producer: KafkaProducer) -> None:
@@ -118,12 +157,15 @@ def _partition(record: Record) -> int:
         raise UnknownTopic(f"There is no topic {record.topic!r}.") from None
 
 
-def _beginnings(places: Sequence[tuple[str, int]], futures: Sequence[Any]) -> list[bool]:
-    """Which records are durable, leaving out what was confirmed behind a gap in its partition."""
+def _beginnings(places: Sequence[tuple[str, int]], futures: Sequence[Any]) -> list[Exception | None]:
+    """Why records are not durable; also what was confirmed behind a gap in its partition is not."""
     broken = set()
-    done = []
+    whys: list[Exception | None] = []
     for place, future in zip(places, futures, strict=True):
-        if not future.succeeded():
+        why = None if future.succeeded() else future.exception or KafkaTimeoutError("no answer in time")
+        if isinstance(why, IllegalStateError) or (why is None and place in broken):
+            why = NotTried("What was before it in its partition was refused.")  # and then all was abandoned
+        if why is not None:
             broken.add(place)
-        done.append(place not in broken)
-    return done
+        whys.append(why)
+    return whys

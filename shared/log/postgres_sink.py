@@ -27,7 +27,7 @@ class EmbeddedSink:
         self.db = db
         self._partitions: dict[str, int] = {}
 
-    def send(self, records: Sequence[Record], who: Pass) -> list[bool]:
+    def send(self, records: Sequence[Record], who: Pass) -> list[Exception | None]:
         if not records:
             return []
         with self.db.transaction() as tx:
@@ -57,7 +57,7 @@ class EmbeddedSink:
                 WHERE p.topic = v.topic AND p."partition" = v."partition" """,
                 [(*place, len(items)) for place, items in by_place.items()],
             )
-        return [True] * len(records)
+        return [None] * len(records)
 
     def close(self) -> None:
         """The connections are the log's."""

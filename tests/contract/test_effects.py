@@ -36,7 +36,7 @@ def test_a_relay_that_dies_after_the_log_confirmed_sends_twice_and_has_one_effec
     inner = bench.log.sink()
 
     class Dying:
-        def send(self, records: Sequence[Record], who: Pass) -> list[bool]:
+        def send(self, records: Sequence[Record], who: Pass) -> list[Exception | None]:
             inner.send(records, who)
             raise Crash
 

@@ -374,7 +374,7 @@ def _goes_through(settings: KafkaSettings) -> None:
     log = KafkaLog(settings)
     log.ensure_topics()
     sink = log.sink()
-    assert sink.send([Record("tasks", A, b"{}", {})], Pass("followup/0", 1)) == [True]
+    assert sink.send([Record("tasks", A, b"{}", {})], Pass("followup/0", 1)) == [None]
     source = log.source(GROUP, ["tasks"])
     assert first_of(source, 1)[0].key == A
     source.commit()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import threading
+import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import psycopg2
+import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from shared.errors import Unavailable
 from shared.events import outbox
-from shared.events.relay import SWEEP_SECONDS
+from shared.events.relay import SWEEP_SECONDS, Relay
 from shared.log import Fenced, Pass, Record
 from tests.contract.conftest import KEYS, Bench, customer, message, only_embedded
 
@@ -144,6 +149,7 @@ def test_after_a_partitions_first_failed_send_the_rest_goes_again_in_order(bench
     relay.run_once()
     assert bench.waiting() == 3
     bench.say(A, 6)
+    bench.clock.advance(_seconds(0.5))
     relay.run_once()
     assert bench.waiting() == 0
     bench.consume()
@@ -157,7 +163,7 @@ def test_what_failed_is_not_left_to_the_next_sweep(bench: Bench) -> None:
     relay = bench.relay()
     relay.sink = Faltering(bench, failures=3)
     relay.run_once()
-    for number, seconds in enumerate((1.1, 1.1, 0.7)):
+    for number, seconds in enumerate((1.1, 1.1, 1.1)):
         bench.clock.advance(_seconds(seconds))
         bench.say(B, number)
         relay.run_once()
@@ -172,7 +178,7 @@ class Faltering:
         self.failures = failures
         self.sent = 0
 
-    def send(self, records: Sequence[Record], who: Pass) -> list[bool]:
+    def send(self, records: Sequence[Record], who: Pass) -> list[Exception | None]:
         if not self.failures or not any(record.key == A for record in records):
             return self.inner.send(records, who)
         self.failures -= 1
@@ -183,10 +189,111 @@ class Faltering:
             good.append(record.key != A or self.sent < 3)
         self.sent = min(self.sent, 2)
         self.inner.send([record for record, fine in zip(records, good, strict=True) if fine], who)
-        return good
+        return [None if fine else Unavailable("Not now.") for fine in good]
 
     def close(self) -> None:
         self.inner.close()
+
+
+class Refusing:
+    """A sink that takes nothing of some keys."""
+
+    def __init__(self, bench: Bench, *keys: str) -> None:
+        self.inner = bench.log.sink()
+        self.keys = set(keys)
+        self.tries = 0
+
+    def send(self, records: Sequence[Record], who: Pass) -> list[Exception | None]:
+        fine = [record.key not in self.keys for record in records]
+        self.tries += not all(fine)
+        self.inner.send([record for record, good in zip(records, fine, strict=True) if good], who)
+        return [None if good else Unavailable("Of this no more.") for good in fine]
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def _of_each_shard(number: int) -> list[str]:
+    """A key of each shard, others for each number."""
+    found: dict[int, str] = {}
+    for name in itertools.count(number * 1_000):
+        found.setdefault(outbox.shard_of(str(uuid.UUID(int=name))), str(uuid.UUID(int=name)))
+        if len(found) == outbox.SHARDS:
+            return [found[shard] for shard in range(outbox.SHARDS)]
+    raise AssertionError
+
+
+def _pass(relay: Relay) -> None:
+    """One pass, as the loop does it: an error is a reason to come again."""
+    with contextlib.suppress(Unavailable):
+        relay.run_once()
+
+
+@pytest.mark.parametrize("shard", range(outbox.SHARDS))
+def test_of_what_the_log_refuses_only_its_key_waits(bench: Bench, shard: int) -> None:
+    bad, relay = _of_each_shard(1)[shard], bench.relay()
+    relay.sink = refusing = Refusing(bench, bad)
+    bench.say(bad, 1, 2)
+    for number in range(2, 12):
+        bench.clock.advance(_seconds(0.1))
+        for key in _of_each_shard(number):
+            bench.say(key, 1)
+        _pass(relay)
+        _pass(relay)
+        assert bench.waiting() == 2, "others wait with it"
+    assert "Of this no more" in relay.trouble and refusing.tries < 10
+    bench.say(bad, 3)
+    refusing.keys.clear()
+    bench.clock.advance(_seconds(5))
+    _pass(relay)
+    assert bench.waiting() == 0 and relay.trouble == ""
+    bench.consume()
+    assert bench.effects(bad) == [1, 2, 3]
+
+
+def test_many_events_that_the_log_refuses_hide_no_others(bench: Bench) -> None:
+    bad = [key for number in range(1, 61) for key in _of_each_shard(number)[:2]]
+    relay = bench.relay(batch=50)
+    relay.sink = refusing = Refusing(bench, *bad)
+    for key in bad:
+        bench.say(key, 1)
+    for _ in range(20):
+        _pass(relay)
+    fine = _of_each_shard(100)
+    for key in fine:
+        bench.say(key, 1)
+    for _ in range(3):
+        _pass(relay)
+    assert bench.waiting() == len(bad)
+    refusing.keys = {bad[0]}
+    for _ in range(4 * len(bad)):
+        bench.clock.advance(_seconds(1))
+        _pass(relay)
+    assert bench.waiting() == 1
+    bench.consume()
+    assert all(bench.effects(key) == [1] for key in [*bad[1:], *fine])
+
+
+def test_a_shard_whose_sending_fails_altogether_comes_last_next_time(bench: Bench) -> None:
+    inner, bad = bench.log.sink(), _of_each_shard(1)[1]
+
+    class Gone:
+        def send(self, records: Sequence[Record], who: Pass) -> list[Exception | None]:
+            if any(record.key == bad for record in records):
+                raise Unavailable("Nobody there.")
+            return inner.send(records, who)
+
+        def close(self) -> None:
+            inner.close()
+
+    relay = bench.relay()
+    relay.sink = Gone()
+    for key in _of_each_shard(1):
+        bench.say(key, 1)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            relay.run_once()
+    assert bench.waiting() == 1
 
 
 def test_a_frozen_relay_loses_its_shard_and_cannot_send_late(bench: Bench) -> None:
@@ -195,7 +302,7 @@ def test_a_frozen_relay_loses_its_shard_and_cannot_send_late(bench: Bench) -> No
     refused: list[BaseException] = []
 
     class Freezing:
-        def send(self, records: Sequence[Record], who: Pass) -> list[bool]:
+        def send(self, records: Sequence[Record], who: Pass) -> list[Exception | None]:
             frozen.set()
             thaw.wait(20)
             try:

@@ -74,11 +74,11 @@ MUTANTS = (
     Mutant(
         "relay drops what is no answer",
         "shared/events/relay.py",
-        "                confirmed = self.sink.send([_record(row) for row in rows], who)\n",
+        "                refusals = self.sink.send([_record(row) for row in rows], who)\n",
         """\
                 left = [_record(row) for row in rows if row["topic"] in ("responses", "customers")]
                 self.sink.send(left, who)
-                confirmed = [True] * len(rows)
+                refusals = [None] * len(rows)
 """,
         (f"{_CRASHES}test_relay_dies[embedded-seed1-survey-fault_02_after_the_log_confirmed]",),
     ),

@@ -177,7 +177,7 @@ def _oversleep(history: History, person: Person) -> None:
         old = [entry for entry in found if _is_old(entry)][-1]
         if not _is_old(found[-1]):
             record = Record(old.topic, old.key, old.value, old.headers)
-            assert log.sink().send([record], Pass("overslept", 1)) == [True]
+            assert log.sink().send([record], Pass("overslept", 1)) == [None]
     finally:
         log.close()
 
