@@ -371,11 +371,12 @@ class Polled:
             while self.relay.run_once():
                 self.clock.advance(timedelta(seconds=TRAIL_SECONDS / 2))
 
-    def sweep(self) -> tuple[int, float]:
-        """How many blocks a sweep touches that finds nothing, and how long (s) it takes."""
+    def sweep(self, waiting: int = 0) -> tuple[int, float]:
+        """How many blocks a sweep touches while so many events are due, and how long (s) it takes."""
+        self.tell(waiting)
         self.clock.advance(timedelta(seconds=SWEEP_SECONDS))
         before, began = self._touched(), time.monotonic()
-        assert not self.relay.run_once()
+        assert self.relay.run_once() == bool(waiting)
         took = time.monotonic() - began
         return self._touched() - before, took
 
@@ -428,6 +429,7 @@ def test_fault_06_a_poll_costs_the_same_while_a_long_reader_keeps_all_dead_event
             tx.execute("ANALYZE outbox")  # as autovacuum does sooner or later: then it is known to be empty
         after = max(unknown, polled.cost())
         swept_after, slow = polled.sweep()
+        swept_busy, slow_busy = polled.sweep(20)
         assert polled.waiting() == 0
         assert sum(topic.appended for topic in polled.log.topics()) == polled.told
     finally:
@@ -436,8 +438,10 @@ def test_fault_06_a_poll_costs_the_same_while_a_long_reader_keeps_all_dead_event
         print(
             f"\n  beside a reader, {events} events on: a poll touches {after} blocks of the outbox"
             f" ({before} before), a sweep {swept_after} ({swept}),"
-            f" in {slow * 1000:.1f} ms ({quick * 1000:.1f})",
+            f" in {slow * 1000:.1f} ms ({quick * 1000:.1f}), with events due {swept_busy} in"
+            f" {slow_busy * 1000:.1f} ms",
             end="",
         )
     assert swept_after > 4 * max(swept, before), "the reader kept nothing"
     assert after <= 2 * before
+    assert swept_busy <= 1.2 * swept_after + 2 * before, "a sweep reads what is dead more than once"
