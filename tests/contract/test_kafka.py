@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from kafka.structs import OffsetAndMetadata
 from shared.errors import Unavailable
 from shared.events.catalog import TOPICS
 from shared.events.consumer import Consumer
-from shared.log import Log, Pass, Record, Source, WrongTopic, kafka_source
+from shared.log import Log, NotTried, Pass, Record, Source, WrongTopic, kafka_source
 from shared.log.kafka import KafkaLog
 from shared.settings import KafkaSettings
 from tests.contract.conftest import GROUP, KEYS, Bench, first_of, only_kafka
@@ -286,6 +287,42 @@ def test_a_batch_that_was_taken_over_is_refused_at_the_commit_and_applied_once(b
     assert bench.effects(A) == [1, 2, 3] and bench.effects(B) == [1]
     late.close()
     impatient.close()
+
+
+@only_kafka
+@pytest.mark.parametrize("size", [3_000, 1_500_000], ids=["for_the_broker", "for_any_request"])
+@pytest.mark.parametrize("place", ["first", "amid", "last"])
+def test_beside_a_record_that_is_too_large_each_is_confirmed_that_is_there(
+    bench: Bench, size: int, place: str
+) -> None:
+    settings = _settings(bench.log)
+    admin = _admin(settings)
+    topic = f"{settings.prefix}tasks"
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"max.message.bytes": "2000"})])
+    admin.close()
+    fine = [Record("tasks", key, b"{}", {}) for key in KEYS[:20]]
+    large = Record("tasks", A, secrets.token_bytes(size), {})
+    records = {
+        "first": [large, *fine],
+        "amid": [*fine[:10], large, *fine[10:]],
+        "last": [*fine, large],
+    }[place]
+    sink = bench.log.sink()
+    until = time.monotonic() + PATIENCE
+    while sink.send([large], Pass("followup/0", 1)) == [None]:  # it does not know its new limit yet
+        assert time.monotonic() < until
+    before = len(bench.on_log("tasks"))
+    whys = sink.send(records, Pass("followup/0", 2))
+    sink.close()
+    [why] = [str(why) for record, why in zip(records, whys, strict=True) if record is large]
+    assert f"does not take an event for {topic}" in why, why
+    there = [record.key for record, why in zip(records, whys, strict=True) if why is None]
+    assert sorted(entry.key for entry in bench.on_log("tasks")[before:]) == sorted(there)
+    # What is not there came behind it in its partition.
+    assert {type(why) for record, why in zip(records, whys, strict=True) if record is not large and why} <= {
+        NotTried
+    }
+    assert len(there) >= len(fine) - 10
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
