@@ -175,7 +175,8 @@ class Consumer:
                 return
             if not parking.lock(tx, self.group, {(entry.topic, storable(entry.key))}):
                 parked = parking.new_keys_since(tx, self.group, tx.now - PARK_WINDOW)
-                if parked >= self.park_limit:
+                # What a newer version says is no fault; it waits for that version.
+                if parked >= self.park_limit and not isinstance(error, parking.UnknownType):
                     raise MassParking(
                         f"{parked} keys were parked within a minute, the last for {type(error).__name__}; "
                         "that is a fault of the program or its surroundings, not of the events. "
@@ -184,15 +185,20 @@ class Consumer:
             parking.park(tx, self.group, [entry], parking.reason_of(error), attempts=1)
 
     def _item(self, entry: Entry) -> _Item:
+        event = self._decoded(entry)
+        parking.check_type(event)
+        return _Item(entry, event)
+
+    def _decoded(self, entry: Entry) -> Event:
         event = parking.decode(entry.topic, entry.key, entry.value, entry.headers)
         if not _UUID.fullmatch(event.id):
             raise Undecodable("not an event (its id is no UUID)")
-        return _Item(entry, event)
+        return event
 
     def _event(self, entry: Entry) -> Event:
         """The event to note in the inbox; one that cannot be decoded is known by its place on the log."""
         try:
-            return self._item(entry).event
+            return self._decoded(entry)
         except Undecodable:
             # With its time, for a topic that was made again has the same places again.
             place = f"{entry.topic}/{entry.partition}/{entry.offset}/{entry.at.isoformat()}"

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from shared.db import Database, Tx, is_transient, storable
+from shared.events.catalog import TYPES
 from shared.events.envelope import Event
 from shared.log import Entry
 
@@ -17,6 +18,10 @@ Apply = Callable[[Tx, Sequence[Event]], None]
 
 class Undecodable(Exception):
     """A record that is no event."""
+
+
+class UnknownType(Exception):
+    """An event of a type that only a newer version of the program knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,9 @@ def replay(db: Database, consumer: str, topic: str, key: str, apply: Apply) -> R
                 )
                 if rows:
                     event_row = rows[0]
-                    apply(tx, [decode(topic, key, _bytes(rows[0]["value"]), json.loads(rows[0]["headers"]))])
+                    event = decode(topic, key, _bytes(rows[0]["value"]), json.loads(rows[0]["headers"]))
+                    check_type(event)
+                    apply(tx, [event])
                     tx.execute("DELETE FROM parked WHERE id = %s", (rows[0]["id"],))
                 if len(rows) < 2:
                     _free(tx, consumer, topic, key)
@@ -117,6 +124,21 @@ def replay(db: Database, consumer: str, topic: str, key: str, apply: Apply) -> R
             return Replayed(
                 applied, _failed(db, consumer, topic, key, event_row["id"], error), reason_of(error)
             )
+
+
+def replay_newer(db: Database, consumer: str, apply: Apply) -> None:
+    """Replays the keys that wait because an older version did not know the type of an event, and we do."""
+    with db.transaction() as tx:
+        rows = tx.all(
+            """SELECT k.topic, k.key, first.headers FROM parked_key k CROSS JOIN LATERAL (
+                SELECT reason, headers FROM parked p
+                WHERE p.consumer = k.consumer AND p.topic = k.topic AND p.key = k.key ORDER BY id LIMIT 1
+            ) first WHERE k.consumer = %s AND first.reason LIKE %s ORDER BY k.parked_at, k.topic, k.key""",
+            (consumer, f"{UnknownType.__name__}:%"),
+        )
+    for row in rows:
+        if json.loads(row["headers"])["type"] in TYPES:
+            replay(db, consumer, row["topic"], row["key"], apply)
 
 
 def discard(db: Database, consumer: str, topic: str, key: str) -> int:
@@ -189,6 +211,12 @@ def reason_of(error: BaseException) -> str:
     """One line on what went wrong, for the person who looks at the parked event; never for a log line."""
     lines = str(error).strip().splitlines()
     return storable(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__)[:500]
+
+
+def check_type(event: Event) -> None:
+    """Raises `UnknownType` for an event that this version cannot even tell whether it concerns it."""
+    if event.type not in TYPES:
+        raise UnknownType(f"this version knows no {event.type!r}; one that does will apply it by itself")
 
 
 def decode(topic: str, key: str, value: bytes | None, headers: Mapping[str, str]) -> Event:

@@ -10,7 +10,7 @@ from psycopg2.errors import QueryCanceled
 
 from shared import roles
 from shared.db import Database, is_transient
-from shared.events import inbox
+from shared.events import inbox, parking
 from shared.events.consumer import Apply, Consumer, MassParking
 from shared.events.relay import Moving, Relay
 from shared.log import Log, in_use, open_log
@@ -20,6 +20,7 @@ _PAUSE = 0.05
 _PING_SECONDS = 2.0
 _MOVING_PAUSE = 0.5
 _MAINTAIN_SECONDS = 3600.0
+_NEWER_SECONDS = 30.0
 _BACK_OFF = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 _log = structlog.get_logger("hearback.events")
@@ -51,12 +52,13 @@ class ConsumerLoop:
         self.topics = tuple(topics)
         self.apply = apply
         self._started = False
+        self._looked = float("-inf")
 
     def __call__(self, stop: threading.Event) -> None:
         if not self._started:
             # A new process is somebody's word to try again: it was restarted, or mended and deployed.
-            self._started = True
             clear_stop(self.ctx.db, self.group)
+            self._started = True
         here = in_use.begin(self.ctx.db, self.ctx.settings.log)
         log = open_log(self.ctx.settings, self.ctx.clock, name=here.log)
         try:
@@ -71,6 +73,11 @@ class ConsumerLoop:
             log.close()
 
     def _step(self, consumer: Consumer, stop: threading.Event) -> bool:
+        now = self.ctx.clock.monotonic()
+        if now - self._looked >= _NEWER_SECONDS:
+            # An older version may run beside us for a while, and park what it does not know.
+            parking.replay_newer(self.ctx.db, self.group, self.apply)
+            self._looked = now
         try:
             return consumer.run_once()
         except MassParking as error:

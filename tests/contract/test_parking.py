@@ -12,6 +12,7 @@ from psycopg2.errors import QueryCanceled
 from shared.db import Tx
 from shared.errors import Unavailable
 from shared.events import parking
+from shared.events.catalog import TYPES
 from shared.events.consumer import MassParking
 from shared.events.envelope import Event
 from shared.log import Pass, Record
@@ -303,6 +304,31 @@ def test_a_record_that_is_no_event_is_parked_and_never_a_crash_loop(
     bench.flush()
     bench.consume()
     assert bench.effects(A) == [1, 3]
+
+
+def test_what_only_a_newer_version_knows_waits_for_it_and_is_applied_in_order(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"id": KEYS[5], "type": "message.praised", "version": "2"}
+    headers["occurred_at"] = "2026-03-03T10:00:00+00:00"
+    bench.say(A, 1)
+    bench.flush()
+    for _ in range(2):  # a relay may send it twice
+        bench.log.sink().send([Record("deliveries", A, b"{}", headers)], Pass("newer", 1))
+    bench.say(A, 3)
+    bench.say(B, 1)
+    bench.flush()
+    bench.consume()
+    assert bench.effects(A) == [1] and bench.effects(B) == [1]
+    assert bench.parked() == [(A, 2)]
+    for _ in range(2):
+        parking.replay_newer(bench.reader, GROUP, bench.apply)
+    [first, _] = parking.show(bench.reader, GROUP, "deliveries", A)
+    assert "knows no 'message.praised'" in first.reason and first.attempts == 1
+    assert _replay(bench).applied == 0, "an older version's replay would drop it"
+    monkeypatch.setattr(parking, "TYPES", {**TYPES, "message.praised": TYPES["message.received"]})
+    parking.replay_newer(bench.reader, GROUP, bench.apply)
+    assert bench.effects(A) == [1, 2, 3] and bench.parked() == []
 
 
 def _say_and_flush(bench: Bench, number: int) -> None:

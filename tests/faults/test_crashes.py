@@ -11,6 +11,7 @@ from services.followup import handlers as followup
 from services.reporting import handlers as reporting
 from services.survey import handlers as survey
 from shared.events import parking
+from shared.events.consumer import PARK_LIMIT
 from shared.log import Pass, Record
 from shared.settings import SERVICES
 from tests.support.checker import check, sent_twice
@@ -82,7 +83,7 @@ def test_consumer_dies(history: History, service: str, point: str) -> None:
     assert not (missed := _not_noted(history, service)), f"{service} has not noted {len(missed)} events"
 
 
-def test_fault_22_what_a_newer_version_says_is_carried_or_noted_and_stops_nobody(history: History) -> None:
+def test_fault_22_what_a_newer_version_says_is_carried_or_parked_and_stops_nobody(history: History) -> None:
     installation = history.running
     log = installation.log()
     known = [parking.decode(e.topic, e.key, e.value, e.headers) for e in log.tail("customers", 1_000)]
@@ -91,7 +92,16 @@ def test_fault_22_what_a_newer_version_says_is_carried_or_noted_and_stops_nobody
     more = {**customer.data, "name": "Of the Next Version", "mood": "sunny"}
     events = [
         replace(customer, id=str(uuid.uuid4()), version=customer.version + 1_000, data=more),
-        replace(customer, id=str(uuid.uuid4()), type="customer.praised", data={"by": ["whom", {"a": 1}]}),
+        *(
+            replace(
+                customer,
+                id=str(uuid.uuid4()),
+                key=str(uuid.uuid4()),
+                type="customer.praised",
+                data={"by": ["whom", {"a": 1}]},
+            )
+            for _ in range(2 * PARK_LIMIT)
+        ),
     ]
     log.sink().send(
         [Record(e.topic, e.key, e.value(), e.headers()) for e in events], Pass("the-next-version", 1)
@@ -104,10 +114,22 @@ def test_fault_22_what_a_newer_version_says_is_carried_or_noted_and_stops_nobody
         with installation.db(service).transaction() as tx:
             for event in events:
                 assert tx.value("SELECT count(*) FROM inbox WHERE event_id = %s", (event.id,)) == 1
+            waiting = {row["key"] for row in tx.all("SELECT key FROM parked_key")}
+        assert waiting == {event.key for event in events[1:]}, service
     with installation.db("followup").transaction() as tx:
         name = tx.value("SELECT name FROM customer WHERE id = %s", (customer.key,))
     assert name == "Of the Next Version"
-    check(history)
+    check(history, parked=2 * len(waiting))
+    for service in ("followup", "reporting"):  # they still know no such type
+        history.cast.consumers[service].stop()
+        history.cast.consumer_again(service)
+    history.answer_all()
+    installation.settle()
+    for service in ("followup", "reporting"):
+        with installation.db(service).transaction() as tx:
+            assert tx.value("SELECT count(*) FROM parked_key") == len(waiting)
+        for event in events[1:]:
+            parking.discard(installation.db(service), service, event.topic, event.key)
 
 
 def _outbox(history: History, service: str) -> int:
