@@ -177,6 +177,7 @@ class Relay:
         except Exception as error:
             if not is_transient(error):
                 raise
+            held.until = self.db.clock.monotonic() + _AGAIN[-1]
             return False
         if not any(refusals) and len(rows) < self.batch:
             for key in keys:
@@ -245,9 +246,10 @@ class Relay:
             return
         now = self.db.clock.monotonic()
         held = self._held.setdefault(shard, _Held(lowest=refused[0][0]["id"]))
-        for row, _ in refused[: _MOST_HELD - len(held.keys)]:
-            held.keys.pop(row["key"], None)
-            held.keys[row["key"]] = None
+        for row, _ in refused:
+            if row["key"] in held.keys or len(held.keys) < _MOST_HELD:
+                held.keys.pop(row["key"], None)
+                held.keys[row["key"]] = None  # behind all others
         held.lowest = min(held.lowest, refused[0][0]["id"])
         held.why = brief(refused[0][1])
         held.until = now + _AGAIN[min(held.failures, len(_AGAIN) - 1)]
