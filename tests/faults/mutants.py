@@ -61,6 +61,9 @@ MUTANTS = (
 """,
         (
             _NOTED,
+            "tests/faults/test_reordered.py"
+            "::test_fault_07_what_waits_behind_a_parked_event_waits_once_though_its_consumer_died"
+            "[embedded-seed1]",
             "tests/contract/test_effects.py"
             "::test_a_consumer_that_dies_between_its_commit_and_the_offset_has_one_effect[embedded]",
         ),

@@ -1,4 +1,4 @@
-"""Fault 17: events come twice, late, and in any order between topics: in this process, and on the logs."""
+"""Faults 17 and 7: events come twice, late, in any order between topics: in this process, and on the logs."""
 
 from __future__ import annotations
 
@@ -277,5 +277,31 @@ def test_fault_17_all_that_was_told_comes_again_in_any_order_beside_what_is_new(
             ]
             log.sink().send(records, Pass(f"once more {noted}", begin + 1))
     log.close()
+    installation.settle()
+    check(history)
+
+
+def test_fault_07_what_waits_behind_a_parked_event_waits_once_though_its_consumer_died(
+    history: History,
+) -> None:
+    """Whatever else it does compares versions, and would not show that it was done twice."""
+    installation, person = history.running, history.people[0]
+    followup = installation.db("followup")
+    with followup.transaction() as tx:
+        tx.execute(
+            "INSERT INTO parked_key (consumer, topic, key, parked_at)"
+            " VALUES ('followup', 'responses', %s, %s)",
+            (person.id, tx.now),
+        )
+    history.cast.consumers["followup"].stop()
+    history.answer(person, 2)
+    installation.wait_crash(history.cast.consumer_again("followup", crash_at="consumer.after_commit"))
+    history.cast.consumer_again("followup")
+    installation.settle()
+    with followup.transaction() as tx:
+        waiting = tx.value("SELECT count(*) FROM parked WHERE key = %s", (person.id,))
+    trial.checked(0, {"lost": waiting < 1, "doubled": max(0, waiting - 1)})
+    assert waiting == 1, f"one answer waits {waiting} times"
+    installation.command("log", "replay", "followup")
     installation.settle()
     check(history)
