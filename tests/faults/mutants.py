@@ -52,6 +52,23 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "what the inbox says is not heeded",
+        "shared/events/consumer.py",
+        "        fresh = inbox.insert(tx, self.group, [item.event for item in items])\n",
+        """\
+        inbox.insert(tx, self.group, [item.event for item in items])
+        fresh = {item.event.id for item in items}
+""",
+        (
+            _NOTED,
+            "tests/faults/test_reordered.py"
+            "::test_fault_07_what_waits_behind_a_parked_event_waits_once_though_its_consumer_died"
+            "[embedded-seed1]",
+            "tests/contract/test_effects.py"
+            "::test_a_consumer_that_dies_between_its_commit_and_the_offset_has_one_effect[embedded]",
+        ),
+    ),
+    Mutant(
         "offset advanced before the commit",
         "shared/events/consumer.py",
         '            self._process(entries)\n            crash_at("consumer.after_commit")\n'
@@ -81,6 +98,16 @@ MUTANTS = (
                 refusals = [None] * len(rows)
 """,
         (f"{_CRASHES}test_relay_dies[embedded-seed1-survey-fault_02_after_the_log_confirmed]",),
+    ),
+    Mutant(
+        "followup's relay sends a batch backwards",
+        "shared/events/relay.py",
+        "                confirmed = self.sink.send([_record(row) for row in rows], who)\n",
+        """\
+                rows = sorted(rows, key=lambda row: row["id"], reverse=self.name == "followup")
+                confirmed = self.sink.send([_record(row) for row in rows], who)
+""",
+        (f"{_CRASHES}test_relay_dies[embedded-seed1-followup-fault_02_after_the_log_confirmed]",),
     ),
     Mutant(
         "a late commit is overtaken by its key's next",
@@ -149,6 +176,23 @@ MUTANTS = (
         "WHERE {fact.table}.version < excluded.version",
         "WHERE true",
         (_FORGOTTEN,),
+    ),
+    Mutant(
+        "version not compared (tasks in survey)",
+        "services/survey/handlers.py",
+        '" WHERE task_replica.version < EXCLUDED.version RETURNING id",',
+        '" RETURNING id",',
+        (_FORGOTTEN,),
+    ),
+    Mutant(
+        "survey does not listen to tasks",
+        "services/survey/handlers.py",
+        '    tasks(tx, [event for event in events if event.topic == "tasks"])\n',
+        "",
+        (
+            f"{_CRASHES}test_consumer_dies[embedded-seed1-fault_07_after_its_commit_before_the_offset-survey]",
+            _NOTED,
+        ),
     ),
     Mutant(
         "erased ids not kept (followup)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -332,4 +333,9 @@ def test_fault_20_the_same_reports_and_texts_a_hundred_times_at_once_have_one_ef
     with installation.db("reporting").transaction() as tx:
         told = tx.all("SELECT state FROM delivery WHERE id = %s", (event["delivery_id"],))
     assert texts == 1 and [row["state"] for row in told] == ["bounced"]
+    log = installation.log()
+    said = [json.loads(entry.value or b"{}") for entry in log.tail("deliveries", 1_000_000)]
+    log.close()
+    became = [one["state"] for one in said if one.get("delivery_id") == event["delivery_id"]]
+    assert became.count("bounced") == 1, became
     check(history)

@@ -1,8 +1,10 @@
-"""Fault 17: events come twice, late, and in any order between topics: in this process, and on the logs."""
+"""Faults 17 and 7: events come twice, late, in any order between topics: in this process, and on the logs."""
 
 from __future__ import annotations
 
 import random
+import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +35,7 @@ from tests.support.checker import check, words_in
 from tests.support.given import Given, entries
 from tests.support.history import History, Traffic
 from tests.support.postgres import FreshDatabases, TestPostgres
-from tests.support.reporting import START
+from tests.support.reporting import START, make
 from tests.support.reporting_play import (
     MANAGERS,
     empty,
@@ -67,6 +69,15 @@ _FOLLOWUP = {
         WHERE state = 'open' GROUP BY 1 ORDER BY 1""",
     "erased": "SELECT customer_id FROM erased ORDER BY 1",
 }
+_SURVEY = {
+    "task_replica": "SELECT * FROM task_replica ORDER BY id",
+    "task_response": "SELECT * FROM task_response ORDER BY 1, 2",
+    "change_replica": "SELECT * FROM change_replica ORDER BY id",
+    "notice_replica": "SELECT * FROM notice_replica ORDER BY id",
+    "staff": "SELECT * FROM staff ORDER BY id",
+    "customer": "SELECT id FROM customer ORDER BY id",
+    "erased": "SELECT customer_id FROM erased ORDER BY 1",
+}
 
 
 @dataclass
@@ -81,14 +92,21 @@ class Service:
     def play(self, events: Sequence[Event], batch: int, *, noted: bool = True) -> None:
         """Applies what its consumer would read; with an inbox that forgets at once unless `noted`."""
 
-        def forgetful(tx: Tx, events: Sequence[Event]) -> None:
+        handed: list[str] = []
+
+        def apply(tx: Tx, events: Sequence[Event]) -> None:
+            handed.extend(event.id for event in events)
             self.apply(tx, events)
-            inbox.clear(tx, self.group)
+            if not noted:
+                inbox.clear(tx, self.group)
 
         given = Given(entries(event for event in events if event.topic in self.topics))
-        consumer = Consumer(self.group, self.db, given, self.apply if noted else forgetful, batch=batch)
+        consumer = Consumer(self.group, self.db, given, apply, batch=batch)
         while consumer.run_once():
             pass
+        # Handlers that compare versions would hide it: what comes again must not get as far as them.
+        again = [event for event, times in Counter(handed).items() if times > 1] if noted else []
+        assert not again, f"{self.group} was handed {len(again)} events more than once"
         with self.db.transaction() as tx:
             parked = tx.all("SELECT topic, reason FROM parked")
         assert not parked, parked
@@ -142,11 +160,14 @@ def _reporting(service: Service, events: Sequence[Event], batch: int, *, noted: 
     with service.db.transaction() as tx:
         counted = recount(tx)
         erased = tx.all("SELECT customer_id FROM erased ORDER BY 1")
+        staff = tx.all("SELECT * FROM staff ORDER BY id")
     assert counted.equal, counted
-    return {**state(service.db), "erased": erased}
+    return {**state(service.db), "erased": erased, "staff": staff}
 
 
-def _survey(service: Service, events: Sequence[Event], batch: int, erase_after: int, *, noted: bool) -> None:
+def _survey(
+    service: Service, events: Sequence[Event], batch: int, erase_after: int, *, noted: bool
+) -> dict[str, list[Row]]:
     """Survey erases by itself, in the midst of what it hears of tasks and notices."""
     _forget(service)
     erased = [event.key for event in events if event.data is None]
@@ -165,6 +186,25 @@ def _survey(service: Service, events: Sequence[Event], batch: int, erase_after: 
         for table in ("notice_replica", "customer"):
             column = "id" if table == "customer" else "customer_id"
             assert not tx.all(f"SELECT 1 FROM {table} WHERE {column} = ANY(%s::uuid[])", (erased,)), table
+        found = {name: tx.all(sql) for name, sql in _SURVEY.items()}
+    for table, topic in (("task_replica", "tasks"), ("change_replica", "changes"), ("staff", "staff")):
+        told = {event.key for event in events if event.topic == topic}
+        assert {row["id"] for row in found[table]} == told, f"{table} is not what was told of"
+    return found
+
+
+def _with_staff(events: Sequence[Event], dice: random.Random) -> list[Event]:
+    """The events, and amid them what becomes of two who may log in."""
+    found = list(events)
+    for email in MANAGERS:
+        key = str(uuid.UUID(int=dice.getrandbits(128), version=4))
+        data = {"id": key, "email": email, "name": email, "role": "agent", "disabled": False, "epoch": 0}
+        places = sorted(dice.randint(0, len(found)) for _ in range(3))
+        for version, place in enumerate(places):
+            changed = {"name": f"{email} {version}", "disabled": version == 2}
+            told = make("staff.changed", key, version + 1, data | changed, START)
+            found.insert(place + version, told)
+    return found
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: f"seed{seed}")
@@ -181,7 +221,8 @@ def test_fault_17_twice_late_and_in_any_order_between_topics_events_end_as_they_
     def played(history: int, order: int, batch: int) -> None:
         nonlocal trials
         trials += 1
-        events, dice = random_history(history, CUSTOMERS), random.Random(order)
+        dice = random.Random(order)
+        events = _with_staff(random_history(history, CUSTOMERS), dice)
         mixed = with_duplicates(shuffled_between_topics(events, dice), dice, len(events) // 3)
         gone = {event.key for event in events if event.data is None}
         for name, play in (("followup", _followup), ("reporting", _reporting)):
@@ -189,7 +230,10 @@ def test_fault_17_twice_late_and_in_any_order_between_topics_events_end_as_they_
             found = play(services[name], mixed, batch, noted=noted)
             for table, rows in expected.items():
                 assert found[table] == rows, f"{table} of {name}"
-        _survey(services["survey"], mixed, batch, dice.randint(0, len(mixed) // 2), noted=noted)
+        expected = _survey(services["survey"], events, 7, len(events), noted=True)
+        found = _survey(services["survey"], mixed, batch, dice.randint(0, len(mixed) // 2), noted=noted)
+        for table, rows in expected.items():
+            assert found[table] == rows, f"{table} of survey"
         _nobody_reappears(services, events, gone)
 
     played()
@@ -233,5 +277,31 @@ def test_fault_17_all_that_was_told_comes_again_in_any_order_beside_what_is_new(
             ]
             log.sink().send(records, Pass(f"once more {noted}", begin + 1))
     log.close()
+    installation.settle()
+    check(history)
+
+
+def test_fault_07_what_waits_behind_a_parked_event_waits_once_though_its_consumer_died(
+    history: History,
+) -> None:
+    """Whatever else it does compares versions, and would not show that it was done twice."""
+    installation, person = history.running, history.people[0]
+    followup = installation.db("followup")
+    with followup.transaction() as tx:
+        tx.execute(
+            "INSERT INTO parked_key (consumer, topic, key, parked_at)"
+            " VALUES ('followup', 'responses', %s, %s)",
+            (person.id, tx.now),
+        )
+    history.cast.consumers["followup"].stop()
+    history.answer(person, 2)
+    installation.wait_crash(history.cast.consumer_again("followup", crash_at="consumer.after_commit"))
+    history.cast.consumer_again("followup")
+    installation.settle()
+    with followup.transaction() as tx:
+        waiting = tx.value("SELECT count(*) FROM parked WHERE key = %s", (person.id,))
+    trial.checked(0, {"lost": waiting < 1, "doubled": max(0, waiting - 1)})
+    assert waiting == 1, f"one answer waits {waiting} times"
+    installation.command("log", "replay", "followup")
     installation.settle()
     check(history)

@@ -62,11 +62,11 @@ def upgrade() -> None:
 '''
 
 
-def previous(folder: Path) -> str:
-    """Puts the newest earlier program that differs from this one into `folder`; returns what it is.
+def previous(folder: Path) -> str | None:
+    """Puts the newest earlier program that differs from this one into `folder`; returns its commit.
 
-    `PREVIOUS=COMMIT` in the environment says where to look from. Where there is no history (a shallow clone,
-    an archive), it is this one again.
+    `PREVIOUS=COMMIT` in the environment says where to look from. None where there is no history (a shallow
+    clone, an archive).
     """
     found = _git("rev-list", "--max-count=50", os.environ.get("PREVIOUS", "HEAD"), "--", *_PARTS)
     for commit in found.stdout.split() if found.returncode == 0 else []:
@@ -78,8 +78,7 @@ def previous(folder: Path) -> str:
                 subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
                 folder.chmod(0o755)
                 return commit
-    copy(folder)
-    return "the same version again: there is no history here"
+    return None
 
 
 def _git(*words: str) -> subprocess.CompletedProcess[str]:
@@ -178,6 +177,7 @@ class Traffic:
         self._over.set()
         self._thread.join(120)
         assert not self._thread.is_alive()
+        assert not self.errors, self.errors
 
     def go_on(self, count: int = 12) -> None:
         """Returns when so many more answers were acknowledged."""
