@@ -102,10 +102,10 @@ MUTANTS = (
     Mutant(
         "followup's relay sends a batch backwards",
         "shared/events/relay.py",
-        "                confirmed = self.sink.send([_record(row) for row in rows], who)\n",
+        "                refusals = self.sink.send([_record(row) for row in rows], who)\n",
         """\
                 rows = sorted(rows, key=lambda row: row["id"], reverse=self.name == "followup")
-                confirmed = self.sink.send([_record(row) for row in rows], who)
+                refusals = self.sink.send([_record(row) for row in rows], who)
 """,
         (f"{_CRASHES}test_relay_dies[embedded-seed1-followup-fault_02_after_the_log_confirmed]",),
     ),
