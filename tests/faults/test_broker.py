@@ -257,9 +257,12 @@ def _readyz(history: History, service: str) -> tuple[int, dict[str, Any]]:
     return reply.status, reply.json()
 
 
-def _wait_until_it_says_of_the_log(history: History, service: str, status: str) -> None:
+def _wait_until_all_say_of_the_log(history: History, status: str) -> None:
+    # Each of them at every look, for each asks in the background.
     history.running.wait(
-        lambda: _readyz(history, service)[1]["log"]["status"] == status, None, f"{service}'s web to say so"
+        lambda: {_readyz(history, service)[1]["log"]["status"] for service in SERVICES} == {status},
+        None,
+        f"all webs to say {status}",
     )
 
 
@@ -275,8 +278,7 @@ def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker | 
         installation.wait(
             lambda: all(gone in _trouble(history, role) for role in roles), None, f"{roles} to say so"
         )
-        for service in SERVICES:
-            _wait_until_it_says_of_the_log(history, service, "does not answer")
+        _wait_until_all_say_of_the_log(history, "does not answer")
         threads = relay.num_threads()
         # A condition that is time itself: the outage lasts so long.
         installation.wait(lambda: time.monotonic() >= until, None, "the outage to be over")
@@ -291,8 +293,7 @@ def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker | 
         installation.wait(lambda: not any(_trouble(history, role) for role in roles), None, "them to be back")
         traffic.wait_for_more()
     installation.settle()
-    for service in SERVICES:
-        _wait_until_it_says_of_the_log(history, service, "ok")
+    _wait_until_all_say_of_the_log(history, "ok")
     check(history)
 
 
