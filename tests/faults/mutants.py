@@ -86,7 +86,7 @@ MUTANTS = (
                 early.execute("DELETE FROM outbox WHERE id = ANY(%s)", ([row["id"] for row in rows],))
             crash_at("relay.before_send")
 """,
-        (f"{_CRASHES}test_relay_dies[embedded-seed1-survey-fault_03_amid_a_batch]",),
+        (f"{_CRASHES}test_fault_03_a_relay_dies_amid_a_batch[embedded-seed1-survey]",),
     ),
     Mutant(
         "relay drops what is no answer",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
-import threading
+import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,17 +14,16 @@ from typing import Any
 import psutil
 import pytest
 import urllib3
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
 
 from shared.events.catalog import TOPICS
 from shared.roles import read_report
-from shared.settings import KafkaSettings
+from shared.settings import SERVICES, KafkaSettings
 from tests.faults.conftest import SEEDS, history_on, settings_for
 from tests.support import trial
 from tests.support.checker import check, sent_twice
-from tests.support.history import History, Person, Traffic
+from tests.support.history import Ack, History, Person, Traffic
 from tests.support.kafka import Broker, Cluster
 from tests.support.postgres import TestPostgres
 from tests.support.running import Process
@@ -99,38 +99,45 @@ def _kafka(history: History) -> KafkaSettings:
     return found
 
 
-class Offsets:
-    """Watches how far followup's group has come; it must never go back."""
+def _check_never_back(history: History) -> None:
+    """That followup's group has never gone back on what it had read, by all that it has ever committed."""
+    kafka = _kafka(history)
+    reader = KafkaConsumer(bootstrap_servers=kafka.bootstrap.split(","), enable_auto_commit=False)
+    topic = "__consumer_offsets"  # kept whole: only what is in a segment that is full may be compacted
+    places = [TopicPartition(topic, number) for number in reader.partitions_for_topic(topic)]
+    ends = reader.end_offsets(places)
+    reader.assign(places)
+    reader.seek_to_beginning(*places)
+    best: dict[tuple[str, int], int] = {}
+    back: list[str] = []
 
-    def __init__(self, history: History) -> None:
-        self.kafka = _kafka(history)
-        self.best: dict[Any, int] = {}
-        self.back: list[str] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+    def read() -> bool:
+        for record in itertools.chain(*reader.poll(500).values()):
+            found = _commit(record.key, record.value)
+            if found is not None and found[0] == f"{kafka.prefix}followup":
+                _, place, offset = found
+                if offset < best.get(place, 0):
+                    back.append(f"{place} went from {best[place]} to {offset}")
+                best[place] = offset
+        return all(reader.position(place) >= ends[place] for place in places)
 
-    def _run(self) -> None:
-        admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
-        group = f"{self.kafka.prefix}followup"
-        while not self._stop.wait(0.1):
-            try:
-                found = admin.list_group_offsets({group: None})[group]
-            except (KafkaError, OSError):  # of a broker that is away
-                continue
-            for place, at in found.items():
-                if at.offset < self.best.get(place, 0):
-                    self.back.append(f"{place} went from {self.best[place]} to {at.offset}")
-                self.best[place] = at.offset
-        admin.close()
+    history.running.wait(read, None, "all commits")
+    reader.close()
+    assert best and not back, back
 
-    def __enter__(self) -> Offsets:
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        assert self.best and not self.back, self.back
+def _commit(key: bytes, value: bytes | None) -> tuple[str, tuple[str, int], int] | None:
+    """A record of the broker's own about a group: which, a partition, and how far it is committed."""
+    (version,) = struct.unpack_from(">h", key)
+    if version > 1 or value is None:  # of the group itself; or of a topic that was removed
+        return None
+    at, names = 2, []
+    for _ in range(2):
+        (size,) = struct.unpack_from(">h", key, at)
+        names.append(key[at + 2 : at + 2 + size].decode())
+        at += 2 + size
+    group, topic = names
+    return group, (topic, *struct.unpack_from(">i", key, at)), struct.unpack_from(">q", value, 2)[0]
 
 
 @pytest.mark.parametrize("own", [_THREE], indirect=True, scope="module")
@@ -138,13 +145,14 @@ def test_fault_11_one_of_three_brokers_dies_under_load_and_is_not_missed(
     history: History, own: Cluster
 ) -> None:
     """It stays away for the tests that follow, until all are started again."""
-    with Offsets(history), Traffic(history) as traffic:
+    with Traffic(history) as traffic:
         traffic.wait_for_more()
         own.nodes[0].kill()
         for _ in history.people:  # so that everybody's partition is written to
             traffic.wait_for_more()
     history.running.settle()
     assert not own.nodes[0].alive
+    _check_never_back(history)
     check(history)
 
 
@@ -174,7 +182,7 @@ def test_fault_03_a_relay_dies_when_the_log_has_a_part_of_its_batch(history: His
 
 
 def test_fault_09_another_consumer_joins_amid_a_batch(history: History) -> None:
-    with Offsets(history), Traffic(history) as traffic:
+    with Traffic(history) as traffic:
         with _slow(history, 0.1):
             traffic.wait_for_more()
             _wait_until_amid_a_batch(history)
@@ -184,22 +192,24 @@ def test_fault_09_another_consumer_joins_amid_a_batch(history: History) -> None:
         second.stop()
         traffic.wait_for_more()
     history.running.settle()
+    _check_never_back(history)
     check(history)
 
 
 def test_fault_09_a_consumer_that_was_expelled_amid_a_batch_resumes(history: History) -> None:
     first = history.cast.consumers["followup"]
-    with Offsets(history):
-        with _slow(history, 0.2):
-            history.answer_all()
-            _wait_until_amid_a_batch(history)
-            first.freeze()
-            second = history.running.role("followup", "consumer")
-            history.running.wait(lambda: _assigned(second), second, "the first to be expelled")
-            first.thaw()
+    before = _taken_back(first)
+    with _slow(history, 0.2):
         history.answer_all()
-        history.running.settle()
-    assert first.alive
+        _wait_until_amid_a_batch(history)
+        first.freeze()
+        second = history.running.role("followup", "consumer")
+        history.running.wait(lambda: _assigned(second), second, "the first to be expelled")
+        first.thaw()
+    history.answer_all()
+    history.running.settle()
+    assert first.alive and _taken_back(first) > before
+    _check_never_back(history)
     check(history)
     second.stop()
 
@@ -208,13 +218,14 @@ def test_fault_10_a_consumer_that_is_slower_than_its_poll_interval_joins_again(h
     consumer = history.cast.consumers["followup"]
     slowest = history.people[0]
     before = _taken_back(consumer)
-    with Offsets(history), _slow(history, _kafka(history).poll_seconds + 3, slowest):
+    with _slow(history, _kafka(history).poll_seconds + 3, slowest):
         history.answer(slowest)
         _wait_until_amid_a_batch(history)
         history.answer_all(revise=0)
         history.running.wait(lambda: _taken_back(consumer) > before, consumer, "the log")
     history.answer_all(revise=0)
     history.running.settle()
+    _check_never_back(history)
     check(history)
 
 
@@ -244,6 +255,15 @@ def _readyz(history: History, service: str) -> tuple[int, dict[str, Any]]:
     return reply.status, reply.json()
 
 
+def _wait_until_all_say_of_the_log(history: History, status: str) -> None:
+    # Each of them at every look, for each asks in the background.
+    history.running.wait(
+        lambda: {_readyz(history, service)[1]["log"]["status"] for service in SERVICES} == {status},
+        None,
+        f"all webs to say {status}",
+    )
+
+
 def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker | Cluster) -> None:
     installation = history.running
     relay = psutil.Process(history.cast.relay.popen.pid)
@@ -256,14 +276,14 @@ def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker | 
         installation.wait(
             lambda: all(gone in _trouble(history, role) for role in roles), None, f"{roles} to say so"
         )
-        installation.wait(
-            lambda: _readyz(history, "survey")[1]["log"]["status"] == "does not answer", None, "the web"
-        )
+        _wait_until_all_say_of_the_log(history, "does not answer")
         threads = relay.num_threads()
         # A condition that is time itself: the outage lasts so long.
         installation.wait(lambda: time.monotonic() >= until, None, "the outage to be over")
-        status, body = _readyz(history, "survey")
-        assert status == 200 and body["status"] == "ready" and body["outbox"] > 0, body
+        for service in SERVICES:
+            status, body = _readyz(history, service)
+            assert status == 200 and body["status"] == "ready", body
+            assert service != "survey" or body["outbox"] > 0, body
         assert relay.num_threads() <= threads + 2
         traffic.wait_for_more()
         own.start()
@@ -271,16 +291,32 @@ def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker | 
         installation.wait(lambda: not any(_trouble(history, role) for role in roles), None, "them to be back")
         traffic.wait_for_more()
     installation.settle()
-    installation.wait(lambda: _readyz(history, "survey")[1]["log"]["status"] == "ok", None, "the web")
+    _wait_until_all_say_of_the_log(history, "ok")
     check(history)
 
 
+@contextlib.contextmanager
+def _amid_a_flush(history: History) -> Iterator[None]:
+    """Within, under load, the relay has given its producer a batch, and waits for nothing yet."""
+    installation = history.running
+    history.cast.relay.stop()
+    relay = history.cast.relay = installation.role("survey", "relay", freeze_at="relay.let_through")
+    installation.settle()  # it is connected, and has nothing to do
+    installation.arm(relay)
+    history.answer(history.people[0])
+    installation.wait(lambda: relay.frozen, relay, "the relay to be amid a batch")
+    yield
+    relay.thaw()
+
+
 def test_fault_12_the_broker_freezes_amid_a_flush(history: History, own: Broker | Cluster) -> None:
-    gone = f"Kafka at {own.bootstrap} does not answer"
-    with Traffic(history) as traffic:
-        traffic.wait_for_more()
+    with _amid_a_flush(history):
         own.freeze()
-        history.running.wait(lambda: gone in _trouble(history, "survey-relay"), None, "the relay to give up")
+    with Traffic(history) as traffic:
+        # Said by a flush, which nothing else tries while it waits.
+        history.running.wait(
+            lambda: "no answer in time" in _trouble(history, "survey-relay"), None, "the relay to give up"
+        )
         traffic.wait_for_more()
         own.thaw()
         trial.over()
@@ -289,6 +325,39 @@ def test_fault_12_the_broker_freezes_amid_a_flush(history: History, own: Broker 
     history.running.settle()
     assert history.cast.relay.alive
     check(history)
+
+
+@pytest.mark.parametrize("own", [_THREE], indirect=True, scope="module")
+def test_fault_12_one_of_three_brokers_freezes_amid_a_flush_and_the_others_go_on(
+    history: History, own: Cluster
+) -> None:
+    roles = ["survey-relay", "followup-consumer", "reporting-consumer"]
+    own.start()  # one was killed before
+    frozen = own.nodes[1]
+    with _amid_a_flush(history):
+        frozen.freeze()
+    with Traffic(history) as traffic:
+        history.running.wait(
+            lambda: "no answer in time" in _trouble(history, "survey-relay"), None, "the relay to give up"
+        )
+        traffic.wait_for_more()
+        # The others take over what it led, and what is said while it stands still arrives.
+        last = history.acks[-1]
+        history.running.wait(lambda: _known(history, last), None, "an answer to arrive without it")
+        history.running.wait(lambda: not any(_trouble(history, role) for role in roles), None, "all to go on")
+        frozen.thaw()
+        trial.over()
+        traffic.wait_for_more()
+    history.running.settle()
+    assert history.cast.relay.alive
+    _check_never_back(history)
+    check(history)
+
+
+def _known(history: History, ack: Ack) -> bool:
+    with history.running.db("reporting").transaction() as tx:
+        found = tx.value("SELECT version FROM response WHERE customer_id = %s", (ack.person.id,))
+    return bool(found is not None and found >= ack.version)
 
 
 def test_fault_12_what_the_broker_refuses_for_good_keeps_its_place(history: History) -> None:

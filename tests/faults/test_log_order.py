@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+import psutil
 import psycopg2
 import pytest
 
@@ -23,7 +24,7 @@ from services.survey.edge import opt_out_fingerprints
 from shared.clock import ManualClock
 from shared.db import Database
 from shared.events import outbox
-from shared.events.relay import SWEEP_SECONDS, TRAIL_SECONDS, Relay
+from shared.events.relay import _LOCK, SWEEP_SECONDS, TRAIL_SECONDS, Relay
 from shared.ids import SystemIds
 from shared.log import Entry, Pass, Record
 from shared.log.postgres import EmbeddedLog
@@ -149,20 +150,44 @@ def test_fault_04_a_relay_that_froze_with_an_old_state_in_its_hands_never_beats_
 
 
 @pytest.mark.slow_fault
-def test_fault_04_of_two_relays_one_freezes_wherever_it_is_and_goes_on_later(history: History) -> None:
+def test_fault_04_of_two_relays_one_freezes_wherever_it_is_with_a_shard_and_goes_on_later(
+    history: History,
+) -> None:
     first, second = history.cast.relay, history.running.role("survey", "relay")
     with Traffic(history) as traffic:
         for one in (first, second, first):
             traffic.wait_for_more()
-            one.freeze()
-            traffic.wait_for_more()
-            _wait_until_known(history, history.acks[-1])  # the other one has all shards
+            _freeze_with_a_shard(history, one)
+            for _ in history.people:
+                traffic.wait_for_more()
+            for last in history.final().values():  # the other one gets all shards
+                _wait_until_known(history, last)
             one.thaw()
         traffic.wait_for_more()
     history.running.settle()
     assert first.alive and second.alive
     check(history)
     second.stop()
+
+
+def _freeze_with_a_shard(history: History, relay: Process) -> None:
+    """Freezes it; whenever it has no shard in its hands then, lets it go on and tries again."""
+    process = psutil.Process(relay.popen.pid)
+
+    def holds() -> bool:
+        relay.freeze()
+        history.running.wait(lambda: relay.frozen, relay, "it to stand still")
+        with history.running.db("survey").transaction() as tx:
+            held = tx.value(
+                "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+                " WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND a.client_port = ANY(%s)",
+                (_LOCK, [one.laddr.port for one in process.net_connections()]),
+            )
+        if not held:
+            relay.thaw()
+        return bool(held)
+
+    history.running.wait(holds, relay, f"{relay.name} to have a shard")
 
 
 def _wait_until_it_has_given_up(history: History, relay: Process) -> None:

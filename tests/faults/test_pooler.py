@@ -13,6 +13,7 @@ import psycopg2
 import pytest
 import urllib3
 
+from shared.channels.sender import HANDS
 from shared.clock import SystemClock
 from shared.db import Database, Statement
 from shared.ids import SystemIds
@@ -25,6 +26,7 @@ from tests.support.history import History, Traffic
 from tests.support.pgbouncer import PgBouncer
 from tests.support.postgres import FreshDatabases, TestPostgres
 from tests.support.running import Cast, running
+from tests.support.slow_provider import SlowProvider, slow_provider
 
 # Less than the eight threads of the web, not to speak of the workers.
 SIZE = 3
@@ -52,8 +54,11 @@ def pooler(postgres: TestPostgres, where: object) -> Iterator[PgBouncer]:
             database = urls[name].rsplit("/", 1)[1]
             # What connection options cannot say through a pooler (docs/scaling.md).
             cur.execute(f"ALTER ROLE {name} IN DATABASE {database} SET timezone = 'UTC'")
-            for setting in ("statement_timeout", "idle_in_transaction_session_timeout"):
-                cur.execute(f"ALTER ROLE {name} IN DATABASE {database} SET {setting} = '30s'")
+            cur.execute(f"ALTER ROLE {name} IN DATABASE {database} SET statement_timeout = '30s'")
+            # Longer than anybody here waits: PostgreSQL must not end for us what is stuck.
+            cur.execute(
+                f"ALTER ROLE {name} IN DATABASE {database} SET idle_in_transaction_session_timeout = '10min'"
+            )
     connection.close()
     made = PgBouncer({name: urls[name] for name in SERVICES}, SIZE)
     made.urls["log"] = urls["log"]
@@ -63,13 +68,22 @@ def pooler(postgres: TestPostgres, where: object) -> Iterator[PgBouncer]:
 
 
 @pytest.fixture(scope="module")
+def provider(where: object) -> Iterator[SlowProvider]:
+    with slow_provider() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
 def history(
-    request: pytest.FixtureRequest, pooler: PgBouncer, where: tuple[Literal["embedded", "kafka"], int]
+    request: pytest.FixtureRequest,
+    pooler: PgBouncer,
+    provider: SlowProvider,
+    where: tuple[Literal["embedded", "kafka"], int],
 ) -> Iterator[History]:
     log, seed = where
     kafka = settings_for(request.getfixturevalue("broker")) if log == "kafka" else None
-    with running(pooler.urls, log=log, kafka=kafka) as installation:
-        made = History(installation, seed, cast=Cast(installation))
+    with running(pooler.urls, mailbox_url=provider.url, log=log, kafka=kafka) as installation:
+        made = History(installation, seed, cast=Cast(installation), taken=provider.messages)
         made.invite(PEOPLE)
         installation.settle()
         yield made
@@ -91,6 +105,11 @@ def _stuck(postgres: TestPostgres, history: History) -> int:
             return int(row[0])
     finally:
         connection.close()
+
+
+def _sender_failed(history: History) -> int:
+    """How often survey's sender of mails had to start again."""
+    return history.cast.others[0].output.read_text(errors="replace").count('"sender, email"')
 
 
 def test_fault_15_many_share_few_connections(history: History, postgres: TestPostgres) -> None:
@@ -183,7 +202,7 @@ def test_fault_15_a_pooler_that_dies_costs_a_clear_word_and_nothing_else(
 
 @pytest.mark.slow_fault
 def test_fault_15_a_pooler_killed_amid_requests_leaves_nothing_half_done(
-    history: History, pooler: PgBouncer, postgres: TestPostgres
+    history: History, pooler: PgBouncer, provider: SlowProvider, postgres: TestPostgres
 ) -> None:
     slowest, over = 0.0, threading.Event()
     http = urllib3.PoolManager(timeout=30, retries=False)
@@ -204,18 +223,24 @@ def test_fault_15_a_pooler_killed_amid_requests_leaves_nothing_half_done(
         ]
         for _ in range(3):
             answering[0].wait_for_more()
-            refused = history.refused
-            pooler.kill()
-            history.running.wait(lambda: history.refused > refused, None, "a clear word")  # noqa: B023
+            failed = _sender_failed(history)
+            with provider.holds(history, 20):
+                refused = history.refused
+                pooler.kill()
+                history.running.wait(lambda: history.refused > refused, None, "a clear word")  # noqa: B023
+            # What came of the messages in its hands it cannot note any more.
+            history.running.wait(lambda: _sender_failed(history) > failed, None, "it to give up")  # noqa: B023
             pooler.start()
             trial.over()
             for one in answering:
                 one.wait_for_more()
+            for db in history.running.databases.values():
+                db.close()
     looking.result()
     assert slowest < BOUND
-    for db in history.running.databases.values():
-        db.close()
     history.running.settle()
+    history.told(3 * HANDS)
+    history.collect()
     history.running.wait(lambda: not _stuck(postgres, history), None, "no transaction to be stuck")
     check(history)
 

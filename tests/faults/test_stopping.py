@@ -25,11 +25,18 @@ _FORM = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "applica
 
 @contextmanager
 def _held(
-    history: History, service: str, lock: str, begin: Callable[[], object], who: str, count: int = 1
+    history: History,
+    service: str,
+    lock: str,
+    begin: Callable[[], object],
+    who: str,
+    count: int = 1,
+    doing: str = "",
 ) -> Iterator[None]:
     """Holds what `lock` locks in a database, from before `begin` to the end of the block.
 
-    The block begins when so many transactions (`count`) of `who` have come so far that they wait for it.
+    The block begins when so many transactions (`count`) of `who` have come so far that they wait for it, with
+    `doing` in the statement they are at.
     """
     db = history.running.db(service)
 
@@ -37,8 +44,8 @@ def _held(
         with db.transaction() as other:
             found = other.value(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-                " AND application_name = %s AND wait_event_type = 'Lock'",
-                (who,),
+                " AND application_name = %s AND wait_event_type = 'Lock' AND strpos(query, %s) > 0",
+                (who, doing),
             )
         return bool(found >= count)
 
@@ -62,6 +69,11 @@ def _ended(process: Process) -> None:
     process.popen.wait(25)
     assert process.popen.returncode == 0, process.said()
     assert "Traceback" not in process.output.read_text(errors="replace")
+
+
+def _rows(history: History, service: str, what: str) -> int:
+    with history.running.db(service).transaction() as tx:
+        return int(tx.value(f"SELECT count(*) FROM {what}"))
 
 
 def _listens(installation: Running) -> bool:
@@ -140,20 +152,22 @@ def test_fault_24_a_relay_ends_its_batch(history: History, service: str) -> None
     installation, cast = history.running, history.cast
     twice = sent_twice(history)
 
-    def waits() -> bool:
+    def waiting() -> set[int]:
         with installation.db(service).transaction() as tx:
-            return bool(tx.value("SELECT EXISTS (SELECT FROM outbox)"))
+            return {row["id"] for row in tx.all("SELECT id FROM outbox")}
 
     with _crowd(history):
         for _ in range(3):
             # Followup's is in one process with its sender and clock, which end as well.
             relay = cast.relay if service == "survey" else cast.others[1]
             relay.freeze()
-            installation.wait(waits, None, "events")
+            installation.wait(waiting, None, "events")
             # It reads them, has the log confirm them, and can then not delete them.
             with _held(history, service, "SELECT FROM outbox FOR UPDATE", relay.thaw, f"{service}-worker"):
+                held = waiting()
                 relay.popen.terminate()
             _ended(relay)
+            assert held - waiting(), "nothing of its batch was deleted"
             if service == "survey":
                 cast.relay_again()
             else:
@@ -171,8 +185,10 @@ def test_fault_24_a_consumer_ends_its_batch(history: History, service: str) -> N
         for _ in range(2):
             taken = "LOCK TABLE inbox IN EXCLUSIVE MODE"
             with _held(history, service, taken, lambda: None, f"{service}-worker"):
+                noted = _rows(history, service, "inbox")
                 cast.consumers[service].popen.terminate()
             _ended(cast.consumers[service])
+            assert _rows(history, service, "inbox") > noted, "its batch was dropped"
             cast.consumer_again(service)
     history.running.settle()
     check(history)
@@ -187,8 +203,8 @@ def test_fault_24_a_clock_ends_its_step_and_the_ask_goes_on(history: History) ->
     with _held(history, "survey", "LOCK TABLE invitation IN EXCLUSIVE MODE", begin, "survey-worker"):
         history.cast.others[0].popen.terminate()
     _ended(history.cast.others[0])
-    with history.running.db("survey").transaction() as tx:
-        assert tx.value("SELECT count(*) FROM ask_run WHERE state = 'running'") == 0
+    assert not _rows(history, "survey", "ask_run WHERE state = 'running'")
+    assert _rows(history, "survey", "invitation") == len(history.people), "not all were asked"
     history.cast.others[0] = history.running.role("survey", "sender", "clock")
     history.collect()
     history.answer_all()
@@ -249,9 +265,11 @@ def test_fault_24_followups_clock_ends_its_escalations(history: History) -> None
         "LOCK TABLE task IN EXCLUSIVE MODE;"
         " UPDATE task SET call_by = now() - interval '1 hour', remind_at = NULL WHERE state = 'open'"
     )
-    with _held(history, "followup", overdue, lambda: None, "followup-worker"):
+    # Its reminders wait for the same, and end without a word of these.
+    with _held(history, "followup", overdue, lambda: None, "followup-worker", doing="escalated_at"):
         history.cast.others[1].popen.terminate()
     _ended(history.cast.others[1])
+    assert _rows(history, "followup", "task_entry WHERE kind = 'escalated'"), "its step was dropped"
     history.cast.followup_again()
 
     def late() -> int:

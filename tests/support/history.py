@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -220,6 +220,18 @@ class Asked(Answers):
             if match:
                 one.token = match[1]
         return all(one.token for one in self.people)
+
+    def told(self, in_hands: int) -> None:
+        """Asserts that nobody's message was lost: it is handed over, or uncertain, as so many are at most."""
+        with self.running.db("survey").transaction() as tx:
+            found = tx.all(
+                "SELECT i.customer_id, d.state FROM invitation i JOIN delivery d ON d.ref_id = i.id"
+                " WHERE d.kind = 'invitation'"
+            )
+        states = Counter(row["state"] for row in found)
+        assert {row["customer_id"] for row in found} == {one.id for one in self.people}, "not all are asked"
+        assert states.keys() <= {"handed", "delivered", "uncertain"}, states
+        assert states["uncertain"] <= in_hands, states
 
 
 @dataclass

@@ -92,9 +92,9 @@ class Running:
     """An installation in a folder of its own, on databases that are there already.
 
     Processes are started and killed one by one; nothing starts them again but the test. `crash_at`
-    names a point of `shared.faults`; the process that passes it first dies, once. One that was started with
-    `freeze_at` freezes there, once, after `arm`. All of them get what is in `environment` besides. The
-    program is the one in the folder `root`.
+    names a point of `shared.faults`, with `:N` the process's N-th pass of it; the first process that does so
+    dies, once. One that was started with `freeze_at` freezes there, once, after `arm`. All of them get what
+    is in `environment` besides. The program is the one in the folder `root`.
     """
 
     settings: Settings

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from shared.channels.sender import HANDS
+from tests.support.history import Asked, Taken
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -63,6 +66,24 @@ class SlowProvider:
         """The hand-overs whose message the provider has."""
         return [one for one in self.arrivals if one.taken_at is not None]
 
+    def messages(self) -> list[Taken]:
+        """What it has taken, for a history."""
+        return [Taken(one.delivery_id, one.to, str(one.message["text"])) for one in self.taken]
+
+    @contextmanager
+    def holds(self, history: Asked, count: int) -> Iterator[None]:
+        """So many more are asked. Within, all hands of survey's sender wait for this; it takes at the end."""
+        begun = len(self.arrivals)
+        self.gate.clear()
+        try:
+            history.ask(count)
+            history.running.wait(
+                lambda: len(self.arrivals) >= begun + HANDS, None, "messages to be on their way"
+            )
+            yield
+        finally:
+            self.gate.set()
+
     def take(self, message: dict[str, Any]) -> str:
         """Takes a message; returns the provider's id for it. Repeated messages are not noticed."""
         arrival = Arrival(message, time.monotonic())
@@ -97,6 +118,9 @@ def slow_provider() -> Iterator[SlowProvider]:
                 self.end_headers()
                 self.wfile.write(raw)
                 self.wfile.flush()
+
+        def do_GET(self) -> None:
+            self.send_error(404)  # whoever asks whether it is there
 
         def log_message(self, *_: Any) -> None:
             return
