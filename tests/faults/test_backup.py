@@ -221,16 +221,18 @@ def test_reporting_lost_altogether_is_made_and_filled_again_under_traffic(
 def test_a_reporting_that_lacks_answers_is_found_by_recount_and_backup(
     machine: Machine, history: Asked
 ) -> None:
-    history.running.settle()
-    disconnect(history)
-    on_server(machine, "DROP DATABASE reporting WITH (FORCE)")
-    assert "hearback rebuild reporting" in machine.up()
     history.answer(history.people[0])
+    history.running.settle()
+    on_server(machine, "TRUNCATE response, invitation, nps_day, funnel_day", "reporting")
     done = machine.run("recount")
     assert done.returncode == 1 and "reporting lacks" in done.stderr, done.stdout + done.stderr
     assert json.loads(machine.run("recount", "--json").stdout)["equal"] is False
     done = machine.run("backup", str(machine.home.parent / "lacking"))
     assert done.returncode == 0 and "reporting lacks" in done.stdout, done.stdout + done.stderr
+    disconnect(history)
+    on_server(machine, "DROP DATABASE reporting WITH (FORCE)")
+    assert "hearback rebuild reporting" in machine.up()
+    assert machine.run("recount").returncode == 1
     ok(machine, "rebuild", "reporting")
     assert "all that survey has" in ok(machine, "recount")
     history.running.settle()
