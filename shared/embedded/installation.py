@@ -293,7 +293,8 @@ def make_lost(postgres: Postgres, settings: Settings, progress: Progress, but: s
     Says what is empty now. The caller holds the data folder's lock, and puts `but` back itself. Raises
     `CannotRunHere` when another one was lost that only a backup can bring back.
     """
-    lost = postgres.create_databases(but)
+    elsewhere = [name for name, url in settings.database_urls.items() if not postgres.holds({name: url})]
+    lost = [name for name in postgres.create_databases([but, *elsewhere]) if name not in elsewhere]
     for name in lost:
         if name != but:
             migrate(name, settings.database_urls[name], alone=True)

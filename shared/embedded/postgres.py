@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -282,13 +282,13 @@ class Postgres:
         """Whether all these databases, by their names, are in this server."""
         return all(url.endswith(f"@{HOST}:{self.port}/{name}") for name, url in urls.items())
 
-    def create_databases(self, but: str = "") -> list[str]:
+    def create_databases(self, but: Collection[str] = ()) -> list[str]:
         """Makes the four databases, each with a login role that can connect to no other; not at two at once.
 
         Also ends what a killed restore of one service left. Returns those that had been lost, and have no
         tables now: a first start makes all four before it makes any table. Raises `CannotRunHere`, with
-        nothing made, when one was lost that only a backup can bring back; the caller brings back `but`, which
-        is not made.
+        nothing made, when one was lost that only a backup can bring back. What is in `but` does not count:
+        the caller brings it back, or has it elsewhere.
         """
         connection = self.connect()
         try:
@@ -303,7 +303,7 @@ class Postgres:
                 missing = [name for name in DATABASES if name not in there]
                 lost = missing if missing and any(map(self._has_tables, there)) else []
                 _refuse_to_begin_anew([name for name in lost if name in _OWNERS], but)
-                makes = [name for name in DATABASES if name != but or name not in lost]
+                makes = [name for name in DATABASES if name not in but or name not in lost]
                 create_databases(cur, {name: self.passwords[name] for name in makes})
                 return lost
         finally:
@@ -349,18 +349,19 @@ class Postgres:
         self.owner.own(path)
 
 
-def _refuse_to_begin_anew(lost: Sequence[str], but: str) -> None:
+def _refuse_to_begin_anew(lost: Sequence[str], but: Collection[str]) -> None:
+    if all(name in but for name in lost):
+        return
     if len(lost) > 1:
         raise CannotRunHere(
             f"The databases of {' and '.join(lost)} are gone, and what was in them is nowhere else. Put all "
             "back: `hearback down`, then `hearback restore DIR --replace`, DIR being your newest backup."
         )
-    if lost and lost[0] != but:
-        raise CannotRunHere(
-            f"The database of {lost[0]} is gone, and what was in it is nowhere else: put it back with "
-            f"`hearback restore DIR --only {lost[0]} --replace`, DIR being your newest backup. A new one is "
-            "not made: what came into it would be lost again."
-        )
+    raise CannotRunHere(
+        f"The database of {lost[0]} is gone, and what was in it is nowhere else: put it back with "
+        f"`hearback restore DIR --only {lost[0]} --replace`, DIR being your newest backup. A new one is "
+        "not made: what came into it would be lost again."
+    )
 
 
 def is_free(port: int, host: str = HOST) -> bool:

@@ -48,12 +48,12 @@ def test_databases_are_made_once_and_again_only_when_others_can_fill_them(server
     with pytest.raises(CannotRunHere, match="restore DIR --only followup"):
         server.create_databases()
     assert names(server) == all_of_them - {"followup"}
-    assert server.create_databases("followup") == ["followup"]
+    assert server.create_databases(["followup"]) == ["followup"]
     assert names(server) == all_of_them - {"followup"}
     migrate("log", server.url("log"))
     server.drop_database("survey")
     with pytest.raises(CannotRunHere, match="restore DIR --replace"):
-        server.create_databases("followup")
+        server.create_databases(["followup"])
 
 
 def test_what_a_killed_restore_of_one_service_left_is_ended(server: Postgres) -> None:
