@@ -109,8 +109,10 @@ def _one(source: Path, service: str, replace: bool, steps: show.Steps) -> None:
     # It as well: the log it hears again has what was taken back by an earlier restore, too.
     fill_again(settings, [one for one in SERVICES if one == service or _hears(one, service)], steps)
     arrive(settings, steps)
+    click.echo(
+        f"Restored {service} to {done.backup.began_at}; it has heard what the others told since.{gone}"
+    )
     agree(settings, steps)
-    click.echo(f"Restored {service} to {done.backup.began_at}; it has heard what came since.{gone}")
 
 
 def _gone_since(settings: Settings, service: str) -> str:
@@ -139,8 +141,8 @@ def _asked_again(settings: Settings) -> str:
         erased = sum(ours.erase_again(survey, heard, settings) for heard in (followup, reporting))
         opted_out = ours.opt_out_again(survey, theirs.opted_out(followup), settings)
     return (
-        f" {erased} erasures and {opted_out} opt-outs since were done again. What was published by nobody, "
-        "or of customers new since then, is not known: look before you write to anybody."
+        f" {erased} erasures and {opted_out} opt-outs since were done again. Of what survey had not told "
+        "the others yet nothing is known: look before you write to anybody."
     )
 
 
