@@ -58,6 +58,32 @@ def is_transient(error: BaseException) -> bool:
     return False
 
 
+_LOST = re.compile(r'database "(\w+)" (does not exist|is not currently accepting connections)')
+
+
+def lasting(error: BaseException | None) -> str:
+    """What is wrong with a database that will not be back by itself, and what to do; empty for nothing."""
+    while error is not None:
+        found = _LOST.search(str(error)) if isinstance(error, psycopg2.OperationalError) else None
+        if found:
+            name, how = found.groups()
+            if how != "does not exist":
+                return (
+                    f"The database {name} is closed: a restore of it is at its last step, or was broken off "
+                    "there. `hearback up`, or the same restore again, opens it."
+                )
+            back = f"put it back with `hearback restore DIR --only {name} --replace`"
+            remedy = {
+                "reporting": "`hearback rebuild reporting` makes it again and fills it",
+                "log": "`hearback up` makes it again",
+                "survey": back,
+                "followup": back,
+            }.get(name, "see Backups in docs/operations.md")
+            return f"The database {name} is gone, though its server answers: {remedy}."
+        error = error.__cause__
+    return ""
+
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 

@@ -19,7 +19,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from shared.db import HOST_GONE
+from shared.db import HOST_GONE, lasting
 from shared.errors import HearbackError, Unavailable
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -343,7 +343,7 @@ def connection_to(service: str, url: str) -> Iterator[psycopg2.extensions.connec
         connection = psycopg2.connect(url, connect_timeout=5, **HOST_GONE)
     except psycopg2.OperationalError as error:
         said = (str(error).strip() or "no reason given").splitlines()[0]
-        raise Unavailable(f"The database of {service} does not answer: {said}") from error
+        raise Unavailable(lasting(error) or f"The database of {service} does not answer: {said}") from error
     connection.autocommit = True
     try:
         yield connection

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,9 @@ BATCH = 500
 PUT_ASIDE_FOR = timedelta(days=14)
 """As long as the log keeps what came meanwhile."""
 TOPICS = ("staff", "tasks", "changes", "notices")
+# What others keep of it, and what it keeps of others, so that they can be compared (`shared.agreement`).
+OWNED = {"tasks": "SELECT id, version, '' AS said FROM task WHERE true"}
+HEARD = {"answers": "SELECT id, version, concat(score, ' ', state) AS said FROM response WHERE true"}
 
 
 def clear(tx: Tx) -> None:
@@ -71,6 +74,29 @@ def republish(db: Database, topics: Sequence[str] | None = None) -> int:
     if "notices" in wanted:
         count += notices.republish(db)
     return count
+
+
+def opted_out(db: Database) -> Iterator[tuple[str, str, str]]:
+    """Who wants no messages, as far as followup has heard: (customer, channel, address)."""
+    after = "00000000-0000-0000-0000-000000000000"
+    while True:
+        with db.transaction() as tx:
+            rows = tx.all(
+                """SELECT id, email, phone, data->>'email_opt_out_at' AS email_at,
+                       data->>'sms_opt_out_at' AS sms_at
+                   FROM customer WHERE id > %s
+                   AND coalesce(data->>'email_opt_out_at', data->>'sms_opt_out_at') IS NOT NULL
+                   ORDER BY id LIMIT %s""",
+                (after, BATCH),
+            )
+        if not rows:
+            return
+        for row in rows:
+            if row["email_at"] and row["email"]:
+                yield str(row["id"]), "email", row["email"]
+            if row["sms_at"] and row["phone"]:
+                yield str(row["id"]), "sms", row["phone"]
+        after = rows[-1]["id"]
 
 
 def _staff(tx: Tx, row: Row) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.reporting.handlers import GATE, GROUP
 from shared.db import Database, Tx
@@ -24,6 +24,14 @@ _REPLICAS = (
     "nps_day",
     "funnel_day",
 )
+
+# What others keep of it, and what it keeps of others, so that they can be compared (`shared.agreement`).
+OWNED: Mapping[str, str] = {}
+HEARD = {
+    "answers": "SELECT id, version, concat(score, ' ', state) AS said FROM response WHERE version > 0",
+    "invitations": "SELECT id, 1 AS version, '' AS said FROM invitation WHERE asked",
+    "tasks": "SELECT id, version, '' AS said FROM task WHERE version > 0",
+}
 
 
 def clear(tx: Tx) -> None:

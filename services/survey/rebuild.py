@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from services.survey import facts, store
 from services.survey.addresses import fingerprints
-from services.survey.commands import company, erase
+from services.survey.commands import company, erase, opt_out
 from services.survey.handlers import GROUP
 from shared.db import Database, Row, Tx
 from shared.events import outbox
@@ -14,6 +14,13 @@ from shared.settings import Settings
 
 BATCH = 500
 TOPICS = ("settings", "customers", "invitations", "responses", "deliveries")
+# What others keep of it, and what it keeps of others, so that they can be compared (`shared.agreement`).
+OWNED = {
+    "answers": "SELECT id, version, concat(score, ' ', state) AS said FROM response WHERE true",
+    "invitations": "SELECT id, 1 AS version, '' AS said FROM invitation"
+    " WHERE sent_at IS NOT NULL AND NOT test",
+}
+HEARD = {"tasks": "SELECT id, version, '' AS said FROM task_replica WHERE true"}
 _FIRST = "00000000-0000-0000-0000-000000000000"
 
 
@@ -75,6 +82,21 @@ def erase_again(db: Database, heard: Database, settings: Settings) -> int:
             with db.transaction() as tx:
                 count += erase.erase(tx, customer_id, known)
         after = ids[-1]
+
+
+def opt_out_again(db: Database, heard: Iterable[tuple[str, str, str]], settings: Settings) -> int:
+    """Opts out who did so after the state that survey is in again, by (customer, channel, address) as another
+    service has `heard`; returns how many. Who is not known any more is so by the address."""
+    known = fingerprints(settings.keys("opt-out"))
+    count = 0
+    for customer_id, channel, address in heard:
+        with db.transaction() as tx:
+            if store.lock_customer(tx, customer_id) is not None:
+                count += opt_out.opt_out(tx, customer_id, channel, "staff", known)
+            elif not store.opted_out(tx, [(channel, digest) for digest in known(channel, address)]):
+                opt_out.stop_address(tx, channel, address, "staff", known)
+                count += 1
+    return count
 
 
 def _stream(db: Database, table: str, publish: Callable[[Tx, list[str]], object], id_: str = "id") -> int:

@@ -26,6 +26,8 @@ _OTHERS = (
     "services.reporting.cli",
 )
 
+_NO_TABLE = "42P01"  # undefined_table, in PostgreSQL's Appendix A
+
 
 class Commands(click.Group):
     """Our own commands first; the others' modules are only loaded when none of ours is meant."""
@@ -88,10 +90,20 @@ def _sentence(error: Exception) -> str:
     """What to tell about `error`; with HEARBACK_DEBUG set, where it comes from as well."""
     if os.environ.get("HEARBACK_DEBUG"):
         traceback.print_exc()
+    from shared.db import lasting  # only now: it takes its time to load
+
+    if said := lasting(error):
+        return said
     if isinstance(error, HearbackError):
         return "\n".join([error.message, *(f"  {name}: {wrong}" for name, wrong in error.fields.items())])
     if type(error).__module__.startswith("psycopg2"):
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if getattr(error, "pgcode", None) == _NO_TABLE:
+            return (
+                f"A table is not there: {said}. If it was never made, `hearback migrate` makes it. If it was "
+                "lost: `hearback rebuild reporting` makes reporting's again, and another's come back with "
+                "`hearback restore DIR --only SERVICE --replace`."
+            )
         return f"The database refused this or does not answer: {said}. `hearback doctor` tells more."
     if isinstance(error, OSError) and error.filename:
         return f"{Path(str(error.filename))}: {error.strerror}."

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import click
 
+from shared.agreement import besides
 from shared.channels import ledger
 from shared.cli import show
 from shared.cli.owner import become_owner
-from shared.cli.work import arrive, consumed, database, fill_again, rebuilding
+from shared.cli.work import agree, arrive, consumed, database, fill_again, rebuilding
 from shared.embedded import backup as backups
 from shared.embedded import restore as restoring
 from shared.embedded.restore import Restored
@@ -18,7 +20,20 @@ from shared.events.catalog import TOPICS
 from shared.migrate import has_ledger
 from shared.settings import SERVICES, Settings, home_folder, load
 
-_FOLDER = click.Path(path_type=Path)
+
+class _Folder(click.ParamType[Path]):
+    """A folder by its full name; nothing is not the one we are in."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if not str(value).strip():
+            self.fail("it is empty: name a folder.", param, ctx)
+        # What a link leads to: the link would stand in the way of the folder that is made.
+        return Path(value).expanduser().resolve()
+
+
+_FOLDER = _Folder()
 
 
 @click.command()
@@ -29,9 +44,8 @@ def backup(folder: Path) -> None:
     All databases at one point, and the secret. The copy is started and read back before this ends; what is
     in DIR is whole. It holds all that was acknowledged before this began.
     """
-    target = folder.expanduser().absolute()
-    made = backups.make(load(), target, show.Steps())
-    click.echo(f"Backed up into {target}: all until {made.began_at}, {made.answers} answers.")
+    made = backups.make(load(), folder, show.Steps())
+    click.echo(f"Backed up into {folder}: all until {made.began_at}, {made.answers} answers.")
 
 
 @click.command()
@@ -48,13 +62,13 @@ def restore(folder: Path, replace: bool, service: str | None) -> None:
     Messages that were due by then may have been sent since: they are listed as uncertain, and a person may
     send one again. Of what came after the backup nothing is known: answers, opt-outs and erasures neither.
     """
-    home, source = home_folder(), folder.expanduser().absolute()
+    home = home_folder()
     become_owner(home)
     steps = show.Steps()
     if service:
-        _one(source, service, replace, steps)
+        _one(folder, service, replace, steps)
         return
-    done = restoring.everything(home, source, steps, replace=replace)
+    done = restoring.everything(home, folder, steps, replace=replace)
     _tell(done, steps)
     if done.aside:
         steps.note(f"What was there before is in {done.aside}; no erasure reaches it: delete it in the end.")
@@ -85,25 +99,51 @@ def _one(source: Path, service: str, replace: bool, steps: show.Steps) -> None:
     done = restoring.one_service(settings, source, service, steps)
     _tell(done, steps)
     if done.gap:
-        steps.note("The log no longer has all that came since: its replicas are filled from the owners.")
+        steps.note("The log no longer has all that came since: answers of that time may have no task.")
     # What came of the life that was taken back is read before its replicas are filled anew.
     arrive(settings, steps)
+    gone = _gone_since(settings, service)
     if service == "survey":
-        with steps.step("Erasing again who was erased since"):
-            _erase_again(settings)
-    for other in SERVICES:
-        if done.gap if other == service else _hears(other, service):
-            fill_again(settings, other, steps)
+        with steps.step("Erasing and opting out again who asked for it since"):
+            gone += _asked_again(settings)
+    # It as well: the log it hears again has what was taken back by an earlier restore, too.
+    fill_again(settings, [one for one in SERVICES if one == service or _hears(one, service)], steps)
     arrive(settings, steps)
-    click.echo(f"Restored {service} to {done.backup.began_at}; it has heard what came since.")
+    click.echo(
+        f"Restored {service} to {done.backup.began_at}; it has heard what the others told since.{gone}"
+    )
+    agree(settings, steps)
 
 
-def _erase_again(settings: Settings) -> None:
-    """Who asked to be erased after the backup is still known, by an id alone, to whoever heard of it."""
-    with closing(database(settings, "survey")) as survey:
-        for other in ("followup", "reporting"):
-            with closing(database(settings, other)) as heard:
-                rebuilding("survey").erase_again(survey, heard, settings)
+def _gone_since(settings: Settings, service: str) -> str:
+    """What had come into being in the service itself since the backup, as far as reporting has heard."""
+    if service == "reporting":
+        return ""
+    with closing(database(settings, service)) as owner, closing(database(settings, "reporting")) as heard:
+        counts = besides({service: owner, "reporting": heard}, service, "reporting")
+    said = " and ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    if not said:
+        return f" {service.capitalize()} itself had nothing newer that reporting knew of."
+    return (
+        f" What {service} had itself since is gone; reporting knew of {said} that were new or had changed. "
+        + ("Nobody knows these answers any more." if service == "survey" else "Look at the tasks again.")
+    )
+
+
+def _asked_again(settings: Settings) -> str:
+    """Erases and opts out who asked for it after the backup: whoever heard of it still knows that."""
+    with (
+        closing(database(settings, "survey")) as survey,
+        closing(database(settings, "followup")) as followup,
+        closing(database(settings, "reporting")) as reporting,
+    ):
+        ours, theirs = rebuilding("survey"), rebuilding("followup")
+        erased = sum(ours.erase_again(survey, heard, settings) for heard in (followup, reporting))
+        opted_out = ours.opt_out_again(survey, theirs.opted_out(followup), settings)
+    return (
+        f" {erased} erasures and {opted_out} opt-outs since were done again. Of what survey had not told "
+        "the others yet nothing is known: look before you write to anybody."
+    )
 
 
 def _hears(other: str, service: str) -> bool:

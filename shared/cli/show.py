@@ -13,10 +13,10 @@ from shared.embedded.readiness import Part
 
 
 class Steps:
-    """Shows each step while it lasts and how long it took."""
+    """Shows each step while it lasts and how long it took; `quiet` for who reads JSON."""
 
-    def __init__(self) -> None:
-        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=False, highlight=False, soft_wrap=True, quiet=quiet)
 
     @contextmanager
     def step(self, text: str) -> Iterator[Callable[[str], None]]:

@@ -7,17 +7,24 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from typing import Any
 
 import click
+import psycopg2.errors
 
 from shared import presence, telemetry
+from shared.agreement import Difference, differences
 from shared.cli import show
 from shared.cli.owner import become_owner
 from shared.clock import SystemClock
 from shared.db import Database, is_transient
 from shared.embedded import processes, readiness
 from shared.embedded.app import MAILBOX
+from shared.embedded.home import check_secret, locked
+from shared.embedded.installation import make_lost
+from shared.embedded.owner import find_owner
+from shared.embedded.postgres import Postgres
 from shared.errors import HearbackError
 from shared.events.catalog import TOPICS
 from shared.health_port import health_port
@@ -27,7 +34,7 @@ from shared.migrate import OldVersionRuns, head, version
 from shared.migrate import migrate as migrate_database
 from shared.presence import present
 from shared.roles import ROLES, RoleContext, Worker, brief, load_roles
-from shared.settings import DATABASES, SERVICES, Settings, home_folder, load
+from shared.settings import DATABASES, POSTGRES_FILE, SERVICES, Settings, home_folder, load
 
 _SERVICE = click.Choice(SERVICES)
 
@@ -164,35 +171,57 @@ def _left(name: str, url: str) -> str:
 def rebuild(service: str, wait: bool) -> None:
     """Empty what SERVICE took from the log, and have the owners tell it again.
 
-    Nothing that SERVICE owns is touched, nobody is written to, no task is opened.
+    Nothing that SERVICE owns is touched, nobody is written to, no task is opened. On one machine reporting's
+    database is made again when it is gone, or lacks tables. In the end what SERVICE has is compared with
+    what the owners have.
     """
     settings = load(databases=SERVICES)
+    check_secret(settings)
     steps = show.Steps()
-    fill_again(settings, service, steps)
+    _make_lost(settings, steps)
+    try:
+        fill_again(settings, [service], steps)
+    except psycopg2.errors.UndefinedTable:
+        if service != "reporting" or not _make_lost(settings, steps, drop=service):
+            raise
+        fill_again(settings, [service], steps)
     if wait:
         arrive(settings, steps, [service])
+        agree(settings, steps, [service])
 
 
-def fill_again(settings: Settings, service: str, steps: show.Steps) -> None:
-    """Empties the replicas of a service and has the owners publish what they were filled from."""
-    topics = consumed(settings, service)
-    with steps.step(f"Emptying the replicas of {service}"):
-        db = database(settings, service)
-        try:
+def _make_lost(settings: Settings, steps: show.Steps, drop: str = "") -> bool:
+    """Makes databases that are gone, when they are this machine's own; returns whether they are.
+
+    One to `drop` is thrown away first.
+    """
+    if not (settings.home / POSTGRES_FILE).exists():
+        return False
+    server = Postgres(settings.home, find_owner(settings.home))
+    server.load()
+    if not server.holds(settings.database_urls):
+        return False
+    with locked(settings.home, lambda: steps.note("Another `hearback` is at work here; waiting for it.")):
+        if drop:
+            server.drop_database(drop)
+        make_lost(server, settings, steps)
+    return True
+
+
+def fill_again(settings: Settings, services: Sequence[str], steps: show.Steps) -> None:
+    """Empties the replicas of services and has the owners publish what they were filled from."""
+    topics = {topic for service in services for topic in consumed(settings, service)}
+    for service in services:
+        with steps.step(f"Emptying the replicas of {service}"), closing(database(settings, service)) as db:
             with db.transaction() as tx:
                 tx.execute("SET LOCAL statement_timeout = 0")  # of millions it takes its time
                 rebuilding(service).clear(tx)
-        finally:
-            db.close()
     for owner in SERVICES:
-        theirs = [topic for topic in topics if TOPICS[topic].publisher == owner]
+        theirs = [name for name in TOPICS if name in topics and TOPICS[name].publisher == owner]
         if theirs:
             with steps.step(f"Having {owner} tell {', '.join(theirs)} again"):
-                db = database(settings, owner)
-                try:
+                with closing(database(settings, owner)) as db:
                     rebuilding(owner).republish(db, theirs)
-                finally:
-                    db.close()
 
 
 def consumed(settings: Settings, service: str) -> list[str]:
@@ -221,6 +250,29 @@ def arrive(settings: Settings, steps: show.Steps, readers: Sequence[str] = SERVI
                 )
             told(f"{waiting} events to go")
             time.sleep(0.2)
+
+
+def agree(settings: Settings, steps: show.Steps, keepers: Sequence[str] = SERVICES) -> None:
+    """Compares what services keep of each other with what its owners have. Raises when that differs."""
+    if found := disagreements(settings, steps, keepers):
+        raise click.ClickException(differ(found))
+
+
+def disagreements(
+    settings: Settings, steps: show.Steps, keepers: Sequence[str] = SERVICES
+) -> list[Difference]:
+    """What services have otherwise than its owners, though nothing of it is under way."""
+    with ExitStack() as stack:
+        databases = {name: stack.enter_context(closing(database(settings, name))) for name in SERVICES}
+        return differences(databases, keepers, lambda: arrive(settings, steps))
+
+
+def differ(found: Sequence[Difference]) -> str:
+    """A sentence on what differs, and what to do."""
+    commands = " and ".join(
+        f"`hearback rebuild {name}`" for name in dict.fromkeys(one.keeper for one in found)
+    )
+    return f"{'; '.join(map(str, found))}. Run {commands}."
 
 
 def rebuilding(service: str) -> Any:

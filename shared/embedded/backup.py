@@ -7,13 +7,14 @@ Where it is kept need not keep modes or empty folders: `restore` makes both agai
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib
 import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +22,13 @@ from pathlib import Path
 import psycopg2
 import psycopg2.extensions
 
+from shared.agreement import Difference, differences
 from shared.clock import SystemClock
 from shared.db import Database
 from shared.embedded.files import write_private
-from shared.embedded.home import FORMAT_FILE, check_format
+from shared.embedded.home import FORMAT_FILE, STATE, check_format, check_secret
 from shared.embedded.installation import Progress
-from shared.embedded.owner import CannotRunHere, check_reach, find_owner
+from shared.embedded.owner import CannotRunHere, Owner, check_reach, find_owner
 from shared.embedded.postgres import Postgres, major
 from shared.errors import HearbackError
 from shared.ids import SystemIds
@@ -39,6 +41,10 @@ FORMAT = 1
 DESCRIPTION = "backup.json"
 # Room that is left for what is written while the copy is made, and by its recovery.
 SPARE = 200 * 2**20
+
+
+# Whatever a backup that was broken off has left begins like one of these.
+_PARTS = (*STATE, DESCRIPTION)
 
 
 class NoBackup(HearbackError):
@@ -96,38 +102,87 @@ def make(settings: Settings, target: Path, progress: Progress) -> Backup:
         raise CannotRunHere(
             f"{target} lies in the data folder, and would be lost with it: choose another place."
         )
+    check_secret(settings)
     owner = find_owner(home)
     running = Postgres(home, owner)
-    check_running(running, settings)
+    check_own(running, settings)
+    check_log(settings)
     unfinished = target.with_name(f"{target.name}.unfinished")
+    with _claimed(unfinished):
+        try:
+            _own(owner, unfinished)
+            check_reach(owner, unfinished)
+            made = _copy(settings, running, Postgres(unfinished, owner), progress)
+            os.sync()  # what has its name is on the disk, whatever becomes of the machine
+            unfinished.replace(target)
+            os.sync()
+        except OSError as error:
+            raise CannotRunHere(f"The backup could not be written: {error.strerror or error}.") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return made
+
+
+@contextmanager
+def _claimed(unfinished: Path) -> Iterator[None]:
+    """A new folder that is nobody else's during the block; what a killed backup left there is removed."""
+    taken = CannotRunHere(
+        f"{unfinished} is there: another backup is being made, or one was broken off. Then remove it."
+    )
     try:
+        if unfinished.is_dir():
+            with _locked(unfinished) as locked:
+                if not locked or not all(path.name.startswith(_PARTS) for path in unfinished.iterdir()):
+                    raise taken
+                shutil.rmtree(unfinished)
         unfinished.mkdir(mode=0o700, parents=True)
-        owner.own(unfinished)
-    except FileExistsError:
-        raise CannotRunHere(
-            f"{unfinished} is there: another backup is being made, or one was broken off. Then remove it."
-        ) from None
+        with _locked(unfinished):
+            yield
+    except (FileExistsError, BlockingIOError):
+        raise taken from None
     except OSError as error:
         raise CannotRunHere(
             f"{unfinished} cannot be made: {(error.strerror or str(error)).lower()}."
         ) from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Locks a folder until the block, or the process, ends; False where the file system cannot.
+
+    Raises `BlockingIOError` when somebody else has it.
+    """
+    folder = os.open(path, os.O_RDONLY)
     try:
-        check_reach(owner, unfinished)
-        made = _copy(settings, running, Postgres(unfinished, owner), progress)
-        unfinished.replace(target)
-    except OSError as error:
-        raise CannotRunHere(f"The backup could not be written: {error.strerror or error}.") from error
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            yield False
+            return
+        if not os.path.samestat(os.fstat(folder), path.stat()):
+            raise BlockingIOError  # somebody took it for left, a moment ago
+        yield True
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return made
+        os.close(folder)
 
 
-def check_running(running: Postgres, settings: Settings) -> None:
-    """Raises `CannotRunHere` unless all databases and the log are in this server, and it runs."""
+def _own(owner: Owner, folder: Path) -> None:
+    try:
+        owner.own(folder)
+    except OSError as error:
+        raise CannotRunHere(
+            f"The file system of {folder.parent} does not let files belong to another user, and run as root, "
+            "Hearback works as one. Choose a folder on this machine's own disk, and copy it there "
+            "afterwards: that loses nothing."
+        ) from error
+
+
+def check_own(running: Postgres, settings: Settings) -> None:
+    """Raises `CannotRunHere` unless all databases are in this server, and it runs."""
     running.load()
-    if any(
-        not url.endswith(f"@127.0.0.1:{running.port}/{name}") for name, url in settings.database_urls.items()
-    ):
+    if not running.holds(settings.database_urls):
         raise CannotRunHere(
             "Not all databases are this installation's own (HEARBACK_…_DATABASE_URL is set), so they have no "
             "common point: back them up with their server's programs; see docs/operations.md."
@@ -139,7 +194,11 @@ def check_running(running: Postgres, settings: Settings) -> None:
             f"PostgreSQL does not run in {running.home}: start everything with `hearback up`; a backup is "
             "taken while it works."
         ) from error
-    for service in SERVICES:
+
+
+def check_log(settings: Settings, services: Sequence[str] = SERVICES) -> None:
+    """Raises `CannotRunHere` unless the log that these services are on is in the databases, too."""
+    for service in services:
         db = in_use.service_database(settings, service)
         try:
             with db.transaction() as tx:
@@ -253,15 +312,35 @@ def _check_manifest(data: Path) -> None:
 
 
 def _recount(copy: Postgres, progress: Progress) -> int:
-    """How many answers survey has in the copy; says so when reporting's figures are no recount."""
+    """How many answers survey has in the copy; says so when reporting's figures are no recount, or when
+    services differ by more than what was under way between them."""
     recount = importlib.import_module("services.reporting.queries.recount").recount
-    with opened(copy, "reporting") as db, db.transaction() as tx:
-        if not recount(tx).equal:
-            progress.note(
-                "Figures differ from a recount, here and in the backup: run `hearback rebuild reporting`."
+    with ExitStack() as stack:
+        databases = {name: stack.enter_context(opened(copy, name)) for name in DATABASES}
+        with databases["reporting"].transaction() as tx:
+            if not recount(tx).equal:
+                progress.note(
+                    "Figures differ from a recount, here and in the backup: run `hearback rebuild reporting`."
+                )
+        for one in differences(databases):
+            if len(one) > _under_way(databases, one):
+                progress.note(f"Here and in the backup {one}: run `hearback rebuild {one.keeper}`.")
+        with databases["survey"].transaction() as tx:
+            return int(tx.value("SELECT count(*) FROM response"))
+
+
+def _under_way(databases: Mapping[str, Database], found: Difference) -> int:
+    """How many events of the owner the keeper may still have to hear, at a backup's point."""
+    with databases[found.owner].transaction() as tx:
+        waiting = int(tx.value("SELECT count(*) FROM outbox"))
+    with databases["log"].transaction() as tx:
+        return waiting + int(
+            tx.value(
+                """SELECT coalesce(sum(p.next_offset - o."offset"), 0) FROM log_offset o
+                JOIN log_partition p USING (topic, "partition") WHERE o.consumer = %s""",
+                (found.keeper,),
             )
-    with opened(copy, "survey") as db, db.transaction() as tx:
-        return int(tx.value("SELECT count(*) FROM response"))
+        )
 
 
 @contextmanager
@@ -302,11 +381,13 @@ def read(source: Path, progress: Progress) -> Backup:
             )
     with progress.step("Checking each file of the backup"):
         present = digests(source)
-        for name, digest in found.files.items():
-            if present.get(name) != digest:
-                raise NoBackup(
-                    f"{source / name} is {'damaged' if name in present else 'gone'}: take another backup."
-                )
+        bad = [name for name, digest in found.files.items() if present.get(name) != digest]
+        if bad:
+            many = f", and {len(bad) - 1} more of its {len(found.files)} files are" if bad[1:] else ""
+            raise NoBackup(
+                f"{source / bad[0]} is {'damaged' if bad[0] in present else 'gone'}{many}: this backup "
+                "cannot be restored any more. Take an older one, and look at the disk that it lies on."
+            )
     return found
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from shared.embedded.files import write_private
 from shared.embedded.owner import CannotRunHere
 from shared.errors import HearbackError
-from shared.settings import POSTGRES_FILE, SECRET_FILE
+from shared.settings import POSTGRES_FILE, SECRET_FILE, Settings
 
 FORMAT = 1
 FORMAT_FILE = "format.json"
@@ -27,13 +27,17 @@ class NewerHome(HearbackError):
     slug = "newer-home"
 
 
-def prepare(home: Path, *, own_secret: bool) -> bool:
+def prepare(home: Path, *, own_secret: bool, waiting: Callable[[], None] = lambda: None) -> bool:
     """Makes the data folder and what lies in it; returns whether it is new.
 
-    `own_secret` when no secret is set from outside, so that one is made here. Raises `CannotRunHere`
-    when the folder cannot be written, `NewerHome` when a newer version made it; then nothing is changed.
+    `own_secret` when no secret is set from outside, so that one is made here; `waiting` is called when
+    somebody else is at work in the folder. Raises `CannotRunHere` when the folder cannot be written,
+    `NewerHome` when a newer version made it; then nothing is changed.
     """
-    finish_restores(home)
+    if any(home.glob("restor*")):
+        (home / "run").mkdir(mode=0o700, exist_ok=True)
+        with locked(home, waiting):  # one that is at work is waited for
+            finish_restores(home)
     check_format(home)
     if own_secret and not (home / SECRET_FILE).exists() and (home / POSTGRES_FILE).exists():
         raise CannotRunHere(
@@ -59,7 +63,8 @@ def prepare(home: Path, *, own_secret: bool) -> bool:
 
 # All that an installation is, of what lies in its data folder.
 STATE = ("postgres", POSTGRES_FILE, SECRET_FILE, FORMAT_FILE)
-_RESTORED, NEW, _OLD = "restored", "new", "old"
+_SECRET_IN_USE = "secret-in-use"
+RESTORING, _RESTORED, NEW, _OLD = "restoring", "restored", "new", "old"
 
 
 def put_in(home: Path, ready: Path, stamp: str) -> Path | None:
@@ -77,7 +82,12 @@ def put_in(home: Path, ready: Path, stamp: str) -> Path | None:
 
 
 def finish_restores(home: Path) -> None:
-    """Ends a restore that was killed at its last step, if there was one."""
+    """Ends a restore that was killed at its last step, and removes the copy of one killed before it.
+
+    The caller holds the lock: what is found is nobody's any more.
+    """
+    # It has what customers said in it, and the secret.
+    shutil.rmtree(home / RESTORING, ignore_errors=True)
     for swap in sorted(home.glob(f"{_RESTORED}-*")):
         _finish(swap, home / swap.name.replace(_RESTORED, "before-restore", 1))
 
@@ -94,6 +104,24 @@ def _finish(swap: Path, aside: Path) -> None:
     if replaced.exists() and any(replaced.iterdir()):
         replaced.replace(aside)
     shutil.rmtree(swap)
+
+
+def note_secret(settings: Settings) -> None:
+    """Remembers which secret everything is started with, without keeping it."""
+    write_private(settings.home / "run" / _SECRET_IN_USE, settings.key(_SECRET_IN_USE).hex() + "\n")
+
+
+def check_secret(settings: Settings) -> None:
+    """Raises `CannotRunHere` when these settings have another secret than what runs was started with."""
+    try:
+        noted = (settings.home / "run" / _SECRET_IN_USE).read_text().strip()
+    except OSError:
+        return  # nothing was started here, or by an older version
+    if noted != settings.key(_SECRET_IN_USE).hex():
+        raise CannotRunHere(
+            "Hearback was started with another secret than this command has: set or unset HEARBACK_SECRET "
+            "(and, while it is being changed, HEARBACK_PREVIOUS_SECRET) here as for `hearback up`."
+        )
 
 
 def unwritable(home: Path, error: OSError) -> str:

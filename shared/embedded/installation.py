@@ -84,10 +84,12 @@ class Installation:
         Raises a `HearbackError` with a sentence that says what is wrong and what to do.
         """
         load(first_start=True)
-        folder.prepare(self.home, own_secret=not setting("SECRET"))
-        with folder.locked(
-            self.home, lambda: progress.note("Another `hearback up` or `down` is at work; waiting for it.")
-        ):
+
+        def waiting() -> None:
+            progress.note("Another `hearback up` or `down` is at work; waiting for it.")
+
+        folder.prepare(self.home, own_secret=not setting("SECRET"), waiting=waiting)
+        with folder.locked(self.home, waiting):
             settings = self._start(progress)
             refused = self._refused(settings, progress)
             with progress.step("Waiting until every part is ready") as told:
@@ -124,6 +126,10 @@ class Installation:
         if self.supervisor.alive():
             self._load_postgres()
             settings, print_ = load(), self._fingerprint()
+            if self.own_postgres:
+                self.supervisor.start_program(POSTGRES)
+                self.postgres.wait(_HOPELESS)
+                make_lost(self.postgres, settings, progress)
             if print_ == _read(self.home / "run" / _STARTED):
                 for name in self.names():
                     self.supervisor.start_program(name)
@@ -150,7 +156,8 @@ class Installation:
             with progress.step("Starting PostgreSQL"):
                 self.supervisor.start_program(POSTGRES)
                 self.postgres.wait(120, lambda: self._state(POSTGRES) not in ("BACKOFF", "FATAL"))
-                self.postgres.create_databases()
+            # When this refuses, PostgreSQL goes on: the restore that it asks for needs it.
+            make_lost(self.postgres, settings, progress)
         with progress.step("Preparing the tables") as told:
             for name in DATABASES:
                 told(name)
@@ -162,6 +169,7 @@ class Installation:
         except HearbackError:
             self._stop(progress)
             raise
+        folder.note_secret(settings)
         with progress.step("Starting the services"):
             for name in self.names():
                 self.supervisor.start_program(name)
@@ -277,6 +285,24 @@ class Installation:
                         found = os.stat(os.path.join(path, name))  # noqa: PTH116 (hundreds of files)
                         said.update(f"{path}/{name} {found.st_mtime_ns} {found.st_size}\0".encode())
         return said.hexdigest()
+
+
+def make_lost(postgres: Postgres, settings: Settings, progress: Progress, but: str = "") -> list[str]:
+    """Makes the databases that were lost, and their tables, while the others are at work; returns which.
+
+    Says what is empty now. The caller holds the data folder's lock, and puts `but` back itself. Raises
+    `CannotRunHere` when another one was lost that only a backup can bring back.
+    """
+    elsewhere = [name for name, url in settings.database_urls.items() if not postgres.holds({name: url})]
+    lost = [name for name in postgres.create_databases([but, *elsewhere]) if name not in elsewhere]
+    for name in lost:
+        if name != but:
+            migrate(name, settings.database_urls[name], alone=True)
+            filled = "reporting`" if name == "reporting" else "SERVICE` for each service"
+            progress.note(
+                f"The database {name} was gone and is new and empty: run `hearback rebuild {filled}."
+            )
+    return lost
 
 
 def check_port(settings: Settings) -> None:

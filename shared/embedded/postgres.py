@@ -11,23 +11,26 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
 import psycopg2
 import psycopg2.extensions
+from psycopg2 import sql
 
 from shared.embedded.files import write_private
 from shared.embedded.owner import CannotRunHere, Owner
 from shared.logins import create_databases
-from shared.settings import DATABASES, POSTGRES_FILE
+from shared.settings import DATABASES, POSTGRES_FILE, SERVICES
 
 SUPERUSER = "postgres"
 HOST = "127.0.0.1"
 # Away from the usual ports and from the range that the kernel hands out to clients.
 _PORTS = range(15_400, 29_900)
+# What is lost with these nobody else can tell again. Reporting only listens; the log is told again.
+_OWNERS = ("survey", "followup")
 
 _CONFIGURATION = """\
 # Written by Hearback at each start; changes here are lost.
@@ -264,8 +267,10 @@ class Postgres:
         )  # fmt: skip
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip()]
+            # What went wrong comes first, what it tidied up then comes last.
+            why = [line for line in said if "error" in line or "could not" in line]
             raise CannotRunHere(
-                f"{program} failed: {said[-1] if said else f'it ended with {done.returncode}'}"
+                f"{program} failed: {[*why[:1], *said[-1:], f'it ended with {done.returncode}'][0]}"
             )
 
     def url(self, role: str, database: str | None = None) -> str:
@@ -273,14 +278,52 @@ class Postgres:
         password = quote(self.passwords[role], safe="")
         return f"postgresql://{role}:{password}@{HOST}:{self.port}/{database or role}"
 
-    def create_databases(self) -> None:
-        """Makes the four databases, each with a login role that can connect to no other."""
+    def holds(self, urls: Mapping[str, str]) -> bool:
+        """Whether all these databases, by their names, are in this server."""
+        return all(url.endswith(f"@{HOST}:{self.port}/{name}") for name, url in urls.items())
+
+    def create_databases(self, but: Collection[str] = ()) -> list[str]:
+        """Makes the four databases, each with a login role that can connect to no other; not at two at once.
+
+        Also ends what a killed restore of one service left. Returns those that had been lost, and have no
+        tables now: a first start makes all four before it makes any table. Raises `CannotRunHere`, with
+        nothing made, when one was lost that only a backup can bring back. What is in `but` does not count:
+        the caller brings it back, or has it elsewhere.
+        """
         connection = self.connect()
         try:
             with connection.cursor() as cur:
-                create_databases(cur, {name: self.passwords[name] for name in DATABASES})
-                for name in DATABASES:  # a restore of one service may have been killed while it was closed
+                for service in SERVICES:
+                    for left in (f"{service}_restored", f"{service}_replaced"):
+                        cur.execute(f"DROP DATABASE IF EXISTS {left} WITH (FORCE)")
+                cur.execute("SELECT datname FROM pg_database WHERE datname = ANY(%s)", (list(DATABASES),))
+                there = [row[0] for row in cur.fetchall()]
+                for name in there:
                     cur.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+                missing = [name for name in DATABASES if name not in there]
+                lost = missing if missing and any(map(self._has_tables, there)) else []
+                _refuse_to_begin_anew([name for name in lost if name in _OWNERS], but)
+                makes = [name for name in DATABASES if name not in but or name not in lost]
+                create_databases(cur, {name: self.passwords[name] for name in makes})
+                return lost
+        finally:
+            connection.close()
+
+    def drop_database(self, name: str) -> None:
+        """Throws a database away, whoever is still connected."""
+        connection = self.connect()
+        try:
+            with connection.cursor() as cur:
+                cur.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        finally:
+            connection.close()
+
+    def _has_tables(self, database: str) -> bool:
+        connection = self.connect(database)
+        try:
+            with connection.cursor() as cur:
+                cur.execute("SELECT to_regclass('alembic_version') IS NOT NULL")
+                return cur.fetchone() == (True,)
         finally:
             connection.close()
 
@@ -304,6 +347,21 @@ class Postgres:
         path.write_text(text)
         path.chmod(0o600)
         self.owner.own(path)
+
+
+def _refuse_to_begin_anew(lost: Sequence[str], but: Collection[str]) -> None:
+    if all(name in but for name in lost):
+        return
+    if len(lost) > 1:
+        raise CannotRunHere(
+            f"The databases of {' and '.join(lost)} are gone, and what was in them is nowhere else. Put all "
+            "back: `hearback down`, then `hearback restore DIR --replace`, DIR being your newest backup."
+        )
+    raise CannotRunHere(
+        f"The database of {lost[0]} is gone, and what was in it is nowhere else: put it back with "
+        f"`hearback restore DIR --only {lost[0]} --replace`, DIR being your newest backup. A new one is "
+        "not made: what came into it would be lost again."
+    )
 
 
 def is_free(port: int, host: str = HOST) -> bool:

@@ -18,15 +18,13 @@ from shared.db import Row, Tx
 from shared.embedded import backup, processes
 from shared.embedded import home as folder
 from shared.embedded.backup import Backup, opened, started
-from shared.embedded.installation import Progress, setting
+from shared.embedded.installation import Progress, make_lost, setting
 from shared.embedded.owner import CannotRunHere, find_owner
 from shared.embedded.postgres import Postgres
-from shared.embedded.supervisor import Supervisor
+from shared.embedded.supervisor import POSTGRES, PROGRAMS, Supervisor
 from shared.logins import create_database
 from shared.migrate import has_ledger, migrate
 from shared.settings import DATABASES, SECRET_FILE, SERVICES, Settings, load
-
-_RESTORING = "restoring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +85,17 @@ def one_service(settings: Settings, source: Path, service: str, progress: Progre
     home = settings.home
     owner = find_owner(home)
     running, manager = Postgres(home, owner), Supervisor(home)
-    backup.check_running(running, settings)
+    folder.check_secret(settings)
+    backup.check_own(running, settings)
     held = backup.read(source, progress)
-    if (source / SECRET_FILE).read_text().strip() != settings.secret:
-        raise CannotRunHere(f"{source} is the backup of another installation: its secret is another one.")
+    if (source / SECRET_FILE).read_text().strip() not in (settings.secret, settings.previous_secret):
+        raise CannotRunHere(
+            f"{source} is the backup of another installation, or from before its secret was changed: then "
+            "set HEARBACK_PREVIOUS_SECRET to the one in there, and start again with it."
+        )
     with folder.locked(home, lambda: progress.note("Another `hearback` is at work here; waiting for it.")):
+        lost = make_lost(running, settings, progress, service)
+        backup.check_log(settings, [name for name in SERVICES if name != service or name not in lost])
         with _copied(home, source, held, progress, times=3) as copy:
             dump = copy.home / "dump"
             with progress.step(f"Reading {service} out of the backup"), started(copy):
@@ -103,14 +107,14 @@ def one_service(settings: Settings, source: Path, service: str, progress: Progre
                 copy.tool("pg_dump", "--format=custom", f"--file={dump}", service)
             new = f"{service}_restored"
             with progress.step(f"Making the database of {service} again"):
-                _drop(running, new)
+                running.drop_database(new)
                 try:
                     with _superuser(running) as cur:
                         create_database(cur, new, service)
                     running.tool("pg_restore", "--exit-on-error", f"--dbname={new}", str(dump))
                     migrate(service, running.url(service, new), alone=True)
                 except BaseException:
-                    _drop(running, new)
+                    running.drop_database(new)
                     raise
             worker = f"{service}-worker"
             with progress.step("Putting it in its place"):
@@ -118,7 +122,10 @@ def one_service(settings: Settings, source: Path, service: str, progress: Progre
                 try:
                     gap = _exchange(running, service, new, places)
                 finally:
-                    manager.start_program(worker)
+                    # The others as well: `up` starts none of them while a database is lost.
+                    for name in PROGRAMS:
+                        if name != POSTGRES:
+                            manager.start_program(name)
     return Restored(held, None, uncertain, gap)
 
 
@@ -137,7 +144,7 @@ def _copied(
     Only what the backup knows of is copied, as nobody's but the owner's to read. There has to be room for so
     many `times` its size: a dump of it, and a database filled from that, may follow.
     """
-    restoring = home / _RESTORING
+    restoring = home / folder.RESTORING
     shutil.rmtree(restoring, ignore_errors=True)
     size = times * sum((source / name).stat().st_size for name in held.files)
     free = shutil.disk_usage(home).free
@@ -179,12 +186,15 @@ def _exchange(running: Postgres, service: str, new: str, places: Sequence[Row]) 
     Returns whether events that it has not heard are gone from the log. The service's consumer is stopped.
     """
     old = f"{service}_replaced"
-    _drop(running, old)
     # First the places: to hear again what was applied changes nothing, to miss an event would.
     with opened(running, "log") as db, db.transaction() as tx:
         gap = _read_from(tx, service, places)
     present, restored, replaced = (sql.Identifier(name) for name in (service, new, old))
     with _superuser(running) as cur:
+        cur.execute("SELECT 1 FROM pg_database WHERE datname = %s", (service,))
+        if cur.fetchone() is None:
+            cur.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(restored, present))
+            return gap
         # The web asks again at once: nobody may enter until the names have changed.
         cur.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(present))
         try:
@@ -199,7 +209,7 @@ def _exchange(running: Postgres, service: str, new: str, places: Sequence[Row]) 
             )
         finally:
             cur.execute(sql.SQL("ROLLBACK; ALTER DATABASE {} ALLOW_CONNECTIONS true").format(present))
-    _drop(running, old)
+    running.drop_database(old)
     return gap
 
 
@@ -222,11 +232,6 @@ def _read_from(tx: Tx, service: str, places: Sequence[Row]) -> bool:
             {**place, "service": service},
         )
     return gap
-
-
-def _drop(running: Postgres, name: str) -> None:
-    with _superuser(running) as cur:
-        cur.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from flask import Blueprint, Response, jsonify
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from shared.db import lasting
 from shared.errors import HearbackError
 from shared.web.access import operator_or_key, public
 from shared.web.observe import Observer
@@ -46,8 +47,8 @@ def blueprint(here: Service, observer: Observer) -> Blueprint:
             if not problem:
                 body |= backlog(here)
             body["database"] = "ok" if not problem else "its tables are of another version"
-        except (psycopg2.Error, HearbackError):
-            problem = f"The database of {here.name} does not answer."
+        except (psycopg2.Error, HearbackError) as error:
+            problem = lasting(error) or f"The database of {here.name} does not answer."
             body["database"] = "does not answer"
         ready = not problem
         if problem:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from services.survey.commands import ask, customers, erase
+from services.survey.commands import ask, customers, erase, opt_out
 from services.survey.domain.rows import Row
 from services.survey.edge import opt_out_fingerprints
 from shared.channels import ledger
-from shared.embedded.owner import find_owner
+from shared.cli import show
+from shared.embedded import backup
+from shared.embedded.owner import CannotRunHere, find_owner
 from shared.embedded.postgres import Postgres
 from shared.settings import SERVICES, load
 from tests.support.checker import check
@@ -63,6 +71,41 @@ def backed_up(machine: Machine, name: str) -> Path:
     done = machine.run("backup", str(folder))
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
+
+
+def ok(machine: Machine, *command: str, **env: str) -> str:
+    """Runs a command that succeeds; returns what it said."""
+    done = machine.run(*command, **env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """As by a backup that is being made in there."""
+    place = os.open(folder, os.O_RDONLY)
+    fcntl.flock(place, fcntl.LOCK_EX)
+    yield
+    os.close(place)
+
+
+def disconnect(history: Asked) -> None:
+    """The test's own connections, which would not survive what follows."""
+    for db in history.running.databases.values():
+        db.close()
+
+
+def on_server(machine: Machine, statement: str, database: str = "postgres") -> list[Any]:
+    """A statement as the superuser of the installation's PostgreSQL, and its rows."""
+    server = Postgres(machine.home, find_owner(machine.home))
+    server.load()
+    connection = server.connect(database)
+    try:
+        with connection.cursor() as cur:
+            cur.execute(statement)
+            return cur.fetchall() if cur.description else []
+    finally:
+        connection.close()
 
 
 def ask_one(history: Asked, email: str) -> str:
@@ -156,23 +199,110 @@ def test_one_service_put_back_hears_again_what_came_since(machine: Machine, hist
 
 
 @pytest.mark.slow_fault
-def test_reporting_lost_altogether_is_filled_again_under_traffic(machine: Machine, history: Asked) -> None:
-    server = Postgres(machine.home, find_owner(machine.home))
-    server.load()
-    history.running.db("reporting").close()
+def test_reporting_lost_altogether_is_made_and_filled_again_under_traffic(
+    machine: Machine, history: Asked
+) -> None:
+    disconnect(history)
     with Traffic(history) as traffic:
-        connection = server.connect()
-        with connection.cursor() as cur:
-            cur.execute("DROP DATABASE reporting WITH (FORCE)")
-        connection.close()
-        traffic.wait_for_more()
-        server.create_databases()
-        for command in (("migrate",), ("rebuild", "reporting")):
-            done = machine.run(*command)
-            assert done.returncode == 0, done.stdout + done.stderr
-        traffic.wait_for_more()
+        for lost in ("DROP DATABASE reporting WITH (FORCE)", "DROP TABLE nps_day"):
+            on_server(machine, lost, "postgres" if "DATABASE" in lost else "reporting")
+            traffic.wait_for_more()
+            for command in (("recount",), ("backup", str(machine.home.parent / "lost"))):
+                done = machine.run(*command)
+                assert done.returncode == 1 and "hearback rebuild reporting" in done.stderr, done.stderr
+            ok(machine, "rebuild", "reporting")
+            traffic.wait_for_more()
+            assert "all that survey has" in ok(machine, "recount")
     history.running.settle()
     check(history)
+
+
+@pytest.mark.slow_fault
+def test_a_reporting_that_lacks_answers_is_found_by_recount_and_backup(
+    machine: Machine, history: Asked
+) -> None:
+    history.answer(history.people[0])
+    history.running.settle()
+    on_server(machine, "TRUNCATE response, invitation, nps_day, funnel_day", "reporting")
+    done = machine.run("recount")
+    assert done.returncode == 1 and "reporting lacks" in done.stderr, done.stdout + done.stderr
+    assert json.loads(machine.run("recount", "--json").stdout)["equal"] is False
+    done = machine.run("backup", str(machine.home.parent / "lacking"))
+    assert done.returncode == 0 and "reporting lacks" in done.stdout, done.stdout + done.stderr
+    disconnect(history)
+    on_server(machine, "DROP DATABASE reporting WITH (FORCE)")
+    assert "hearback rebuild reporting" in machine.up()
+    assert machine.run("recount").returncode == 1
+    ok(machine, "rebuild", "reporting")
+    assert "all that survey has" in ok(machine, "recount")
+    history.running.settle()
+    check(history)
+
+
+@pytest.mark.slow_fault
+def test_a_service_that_owns_something_is_not_begun_anew_when_its_database_is_lost(
+    machine: Machine, history: Asked
+) -> None:
+    history.answer_all()
+    history.running.settle()
+    folder = backed_up(machine, "before-the-loss")
+    for service in ("followup", "survey"):
+        disconnect(history)
+        on_server(machine, f"DROP DATABASE {service} WITH (FORCE)")
+        if service == "survey":
+            machine.run("down")
+        done = machine.run("up")
+        assert done.returncode == 1, done.stdout
+        assert f"restore DIR --only {service}" in done.stderr and "password" not in done.stdout, done.stderr
+        if service == "followup":  # the others go on, and say what is wrong
+            machine.wait_for(lambda: "restore DIR --only followup" in machine.run("status").stdout, 20)
+        ok(machine, "restore", str(folder), "--only", service, "--replace")
+        machine.up()
+        history.running.settle()
+        check(history)
+
+
+@pytest.mark.slow_fault
+def test_a_restore_of_one_service_killed_at_its_last_step_is_ended_by_up_or_by_itself(
+    machine: Machine, history: Asked
+) -> None:
+    history.answer_all()
+    history.running.settle()
+    folder = backed_up(machine, "to-be-killed")
+    for command in (("up",), ("restore", str(folder), "--only", "followup", "--replace")):
+        disconnect(history)
+        control = [sys.executable, "-m", "supervisor.supervisorctl"]
+        settings = str(machine.home / "run" / "supervisord.conf")
+        subprocess.run([*control, "-c", settings, "stop", "followup-worker"], check=True)
+        on_server(machine, "ALTER DATABASE followup ALLOW_CONNECTIONS false")
+        on_server(
+            machine,
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = 'followup'",
+        )
+        on_server(machine, "CREATE DATABASE followup_restored TEMPLATE template0")
+        ok(machine, *command)
+        assert on_server(machine, "SELECT 1 FROM pg_database WHERE datname LIKE '%_restored'") == []
+        history.running.settle()
+        check(history)
+
+
+@pytest.mark.slow_fault
+def test_a_command_with_another_secret_than_what_runs_makes_no_backup(
+    machine: Machine, history: Asked
+) -> None:
+    old = (machine.home / "secret").read_text().strip()
+    changed = {"HEARBACK_SECRET": "n" * 40, "HEARBACK_PREVIOUS_SECRET": old}
+    disconnect(history)
+    machine.up(**changed)
+    folder = str(machine.home.parent / "while-it-changes")
+    for command in (("backup", folder), ("rebuild", "reporting")):
+        done = machine.run(*command)
+        assert done.returncode == 1 and "another secret" in done.stderr, done.stdout + done.stderr
+    ok(machine, "backup", folder, **changed)
+    assert (Path(folder) / "secret").read_text().strip() == "n" * 40
+    machine.up()
+    done = machine.run("restore", folder, "--only", "reporting", "--replace", HEARBACK_SECRET="n" * 40)
+    assert done.returncode == 1 and "another secret" in done.stderr, done.stdout + done.stderr
 
 
 @pytest.mark.slow_fault
@@ -218,8 +348,13 @@ def test_a_backup_that_was_kept_where_neither_modes_nor_empty_folders_are_is_res
 
 
 def test_restore_refuses_what_would_do_harm(machine: Machine, history: Asked, elsewhere: Machine) -> None:
-    folder = backed_up(machine, "to-be-refused")
-    assert folder.stat().st_mode & 0o777 == 0o700
+    # A killed backup has left something, and the name is a link to a folder that is not there yet.
+    left = machine.home.parent / "to-be-refused.unfinished" / "postgres"
+    left.mkdir(parents=True)
+    (machine.home.parent / "link").symlink_to("to-be-refused")
+    folder = backed_up(machine, "link").resolve()
+    assert folder.name == "to-be-refused" and folder.stat().st_mode & 0o777 == 0o700
+    assert not left.parent.exists()
 
     def refuses(machine: Machine, *words: str, **env: str) -> str:
         done = machine.run(*words, **env)
@@ -230,6 +365,15 @@ def test_restore_refuses_what_would_do_harm(machine: Machine, history: Asked, el
     assert "in the data folder" in refuses(machine, "backup", str(machine.home / "kept"))
     assert "in the data folder" in refuses(machine, "backup", f"{folder}/../{machine.home.name}/kept")
     assert "a whole disk" in refuses(machine, "backup", "/dev/shm")
+    left = folder.with_name("again.unfinished") / "postgres"
+    left.mkdir(parents=True)
+    with locked(left.parent):
+        assert "another backup" in refuses(machine, "backup", str(folder.with_name("again")))
+    (left.parent / "somebody's.txt").touch()
+    assert "Then remove it" in refuses(machine, "backup", str(folder.with_name("again")))
+    shutil.rmtree(left.parent)
+    empty = machine.run("backup", "")
+    assert empty.returncode == 2 and "name a folder" in empty.stderr
     assert "stop it first" in refuses(machine, "restore", str(folder), "--replace")
     assert "holds no backup" in refuses(elsewhere, "restore", str(folder.parent))
     assert "another secret" in refuses(elsewhere, "restore", str(folder), HEARBACK_SECRET="x" * 40)
@@ -250,11 +394,84 @@ def test_restore_refuses_what_would_do_harm(machine: Machine, history: Asked, el
         assert said in refuses(elsewhere, "restore", str(folder))
     (folder / "backup.json").write_text(text)
     (folder / "secret").write_text("a secret of the same length, but not it" + "x" * 26)
-    assert "is damaged" in refuses(elsewhere, "restore", str(folder))
+    assert "is damaged: this" in refuses(elsewhere, "restore", str(folder))
+    (folder / "postgres.json").unlink()
+    assert "1 more of its" in refuses(elsewhere, "restore", str(folder))
     assert not (elsewhere.home / "postgres").exists()
+
+
+def test_a_file_system_where_files_cannot_be_another_users_is_named_and_nothing_stays(
+    machine: Machine, history: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", refused)
+    target = machine.home.parent / "on-a-share"
+    with pytest.raises(CannotRunHere, match="belong to another user"):
+        backup.make(history.running.settings, target, show.Steps(quiet=True))
+    assert not list(target.parent.glob("on-a-share*"))
 
 
 def test_a_backup_of_what_does_not_run_is_refused(elsewhere: Machine) -> None:
     done = elsewhere.run("backup", str(elsewhere.home.parent / "kept"))
     assert done.returncode == 1 and "hearback up" in done.stderr
     assert not (elsewhere.home.parent / "kept").exists()
+
+
+# From here on answers are taken back for good.
+
+
+@pytest.mark.slow_fault
+def test_who_opted_out_since_stays_opted_out_and_lost_answers_are_told_when_survey_is_put_back(
+    machine: Machine, history: Asked
+) -> None:
+    ask_one(history, "stop@example.com")
+    history.running.settle()
+    folder = backed_up(machine, "before-the-stop")
+    running = history.running
+    known = opt_out_fingerprints(running.settings)
+    with running.db("survey").transaction() as tx:
+        row = customers.upsert(tx, [Row({"email": "new@example.com"}, {})], known)[0]
+        for id in (
+            tx.value("SELECT id FROM customer WHERE email = 'stop@example.com'"),
+            row.customer_id,
+        ):
+            assert opt_out.opt_out(tx, str(id), "email", "link", known)
+    history.answer(history.people[0])
+    running.settle()
+    disconnect(history)
+    said = ok(machine, "restore", str(folder), "--only", "survey", "--replace")
+    assert "reporting knew of 1 answers" in said and "0 erasures and 2 opt-outs" in said, said
+    running.settle()
+    with running.db("survey").transaction() as tx:
+        assert tx.value("SELECT email_opt_out_at FROM customer WHERE email = 'stop@example.com'")
+        digest = known("email", "new@example.com")[-1]
+        assert tx.one("SELECT 1 FROM opt_out WHERE address_hash = %s", (digest,))
+
+
+@pytest.mark.slow_fault
+def test_services_put_back_one_after_another_know_nothing_of_the_life_that_was_taken_back(
+    machine: Machine, history: Asked
+) -> None:
+    history = restored(history, history.running)
+    history.answer_all()
+    history.running.settle()
+    folder = backed_up(machine, "for-one-after-another")
+    with history.running.db("followup").transaction() as tx:
+        tx.execute("DELETE FROM task")  # so that each unhappy answer since then opens one
+    for person in history.people:
+        history.answer(person, 2)
+    history.running.settle()
+    for service in ("followup", "reporting", "survey"):
+        disconnect(history)
+        done = machine.run("restore", str(folder), "--only", service, "--replace")
+        assert done.returncode == 0, done.stdout + done.stderr
+        history.running.settle()
+        tasks = {}
+        for name, table in (("followup", "task"), ("reporting", "task"), ("survey", "task_replica")):
+            with history.running.db(name).transaction() as tx:
+                tasks[name] = {row["id"] for row in tx.all(f"SELECT id FROM {table}")}
+        assert tasks["reporting"] == tasks["survey"] == tasks["followup"], service
+    assert "all that survey has" in ok(machine, "recount")

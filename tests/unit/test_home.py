@@ -13,6 +13,7 @@ from shared.embedded import home as folder
 from shared.embedded import processes
 from shared.embedded.owner import CannotRunHere, Owner
 from shared.embedded.postgres import Postgres
+from shared.settings import Settings
 
 
 def test_is_made_with_a_secret_that_stays(tmp_path: Path) -> None:
@@ -133,3 +134,31 @@ def test_a_restore_killed_at_any_step_leaves_the_old_state_or_is_finished_by_the
     assert aside.exists() == (step > 1)
     assert step == 1 or (aside / "postgres" / "data").read_text() == "old"
     assert not (tmp_path / "restored-now").exists()
+    assert not ready.exists()
+
+
+def test_what_a_killed_restore_has_copied_is_removed_by_the_next_start_but_not_while_it_works(
+    tmp_path: Path,
+) -> None:
+    folder.prepare(tmp_path, own_secret=True)
+    copy = tmp_path / "restoring" / folder.NEW
+    copy.mkdir(parents=True)
+    (copy / "secret").write_text("of the backup")
+    waited = threading.Event()
+    with folder.locked(tmp_path, lambda: None):
+        start = threading.Thread(target=lambda: folder.prepare(tmp_path, own_secret=True, waiting=waited.set))
+        start.start()
+        assert waited.wait(10) and (copy / "secret").exists()
+    start.join()
+    assert not (tmp_path / "restoring").exists()
+
+
+def test_a_command_with_another_secret_than_what_runs_is_refused(tmp_path: Path) -> None:
+    folder.prepare(tmp_path, own_secret=True)
+    old, new = (Settings(home=tmp_path, secret=letter * 40) for letter in "on")
+    folder.check_secret(old)  # nothing runs
+    folder.note_secret(new)
+    folder.check_secret(new)
+    with pytest.raises(CannotRunHere, match="HEARBACK_SECRET"):
+        folder.check_secret(old)
+    assert all(new.secret not in path.read_text() for path in (tmp_path / "run").iterdir())
