@@ -269,7 +269,8 @@ def test_fault_11_the_broker_is_away_under_load(history: History, own: Broker | 
     relay = psutil.Process(history.cast.relay.popen.pid)
     gone = f"Kafka at {own.bootstrap} does not answer"
     roles = ["survey-relay", "followup-consumer", "reporting-consumer"]
-    with Traffic(history) as traffic:
+    # Fifty a second: a service that is slower than everybody else together would need long afterwards.
+    with Traffic(history, pause=0.02) as traffic:
         traffic.wait_for_more()
         own.kill()
         until = time.monotonic() + OUTAGE

@@ -257,12 +257,21 @@ class Traffic:
     """Customers who answer all the time; that one of them had to try again is an error, raised at the end.
 
     Unless they are `patient`. By default it is everybody of the history; nobody may be in two at once.
+    Between two answers is a `pause`, in seconds.
     """
 
-    def __init__(self, history: Answers, people: Sequence[Person] = (), *, patient: bool = False) -> None:
+    def __init__(
+        self,
+        history: Answers,
+        people: Sequence[Person] = (),
+        *,
+        patient: bool = False,
+        pause: float = 0.0,
+    ) -> None:
         self.history = history
         self.people = people or history.people
         self.patient = patient
+        self.pause = pause
         self.answered = 0
         self._stop = threading.Event()
         self._error: BaseException | None = None
@@ -273,6 +282,7 @@ class Traffic:
             while not self._stop.is_set():
                 self.history.answer(self.people[self.answered % len(self.people)])
                 self.answered += 1
+                self._stop.wait(self.pause)
         except BaseException as error:
             self._error = error
 
