@@ -184,7 +184,8 @@ def test_fault_24_a_consumer_ends_its_batch(history: History, service: str) -> N
     with _crowd(history):
         for _ in range(2):
             taken = "LOCK TABLE inbox IN EXCLUSIVE MODE"
-            with _held(history, service, taken, lambda: None, f"{service}-worker"):
+            # Not a worker that has just started, and makes the partitions of the coming days.
+            with _held(history, service, taken, lambda: None, f"{service}-worker", doing="INSERT INTO inbox"):
                 noted = _rows(history, service, "inbox")
                 cast.consumers[service].popen.terminate()
             _ended(cast.consumers[service])
