@@ -45,7 +45,7 @@ containers: test-environment ## Run the log's contract, the services' tests and 
 faults: test-environment ## Kill processes at the worst moments and check that nothing is lost (SEEDS=20 for more)
 	@.ci/installed pgbouncer tests/faults/test_pooler.py pgbouncer /usr/sbin/pgbouncer
 	@.ci/kafka
-	@TRIALS=$${TRIALS:-2000} $(bin)/python -m pytest tests/faults -n 2 --dist loadfile $(ARGS)
+	@TRIALS=$${TRIALS:-2000} $(bin)/python -m pytest tests/faults -n 3 --dist loadfile $(ARGS)
 
 .PHONY: faults-mutants
 faults-mutants: test-environment ## Break one promise at a time and check that its experiment sees it (ARGS="permit" for some)
