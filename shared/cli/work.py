@@ -264,7 +264,7 @@ def disagreements(
     """What services have otherwise than its owners, though nothing of it is under way."""
     with ExitStack() as stack:
         databases = {name: stack.enter_context(closing(database(settings, name))) for name in SERVICES}
-        return differences(databases, keepers, lambda: arrive(settings, steps))
+        return differences(databases, keepers, lambda: arrive(settings, steps, keepers))
 
 
 def differ(found: Sequence[Difference]) -> str:
