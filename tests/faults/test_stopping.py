@@ -184,7 +184,13 @@ def test_fault_24_a_consumer_ends_its_batch(history: History, service: str) -> N
     with _crowd(history):
         for _ in range(2):
             taken = "LOCK TABLE inbox IN EXCLUSIVE MODE"
-            # Not a worker that has just started, and makes the partitions of the coming days.
+            begun = _rows(history, service, "inbox")
+
+            def at_work(begun: int = begun) -> bool:
+                return _rows(history, service, "inbox") > begun
+
+            # Past its start: then it makes the partitions of the coming days, and would wait as well.
+            history.running.wait(at_work, cast.consumers[service], "it to be at work")
             with _held(history, service, taken, lambda: None, f"{service}-worker", doing="INSERT INTO inbox"):
                 noted = _rows(history, service, "inbox")
                 cast.consumers[service].popen.terminate()
