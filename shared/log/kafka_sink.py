@@ -136,9 +136,8 @@ class KafkaSink:
         if producer is not None:
             _abandon(producer)
             producer._sender.join(_GIVE_UP_SECONDS)
-            with contextlib.suppress(
-                KafkaError
-            ):  # nothing is left to be sent: so it ends, and needs no collector
+            # Nothing is left to be sent: so it ends here, and not in the collector.
+            with contextlib.suppress(KafkaError):
                 producer.close(timeout=0)
 
 
